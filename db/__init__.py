@@ -1,0 +1,1 @@
+"""The database contract (`triggers.sql`) and the only code that talks SQL."""

@@ -1,0 +1,1 @@
+"""The embedders and the encoder that batches their work."""

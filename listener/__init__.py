@@ -1,0 +1,1 @@
+"""From a NOTIFY to a signal: notify, debounce, route."""

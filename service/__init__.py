@@ -1,0 +1,1 @@
+"""What other code calls: EmbeddingService and search."""
