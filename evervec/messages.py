@@ -11,6 +11,8 @@ ITEM_WORKFLOW = "ItemEmbeddingWorkflow"
 ITEM_CHANGED_SIGNAL = "item_changed"
 ITEM_STATUS_QUERY = "status"
 GENERATE_ITEM_EMBEDDING = "generate_item_embedding"
+SOURCE_ATTRIBUTE = "EvervecSource"
+STATE_ATTRIBUTE = "EvervecState"
 
 
 class Message(BaseModel):
@@ -29,7 +31,7 @@ class Outcome(StrEnum):
     INELIGIBLE = "ineligible"
     """Inactive, or a required column is blank."""
     GONE = "gone"
-    """The row does not exist, or its source is no longer watched."""
+    """The row does not exist."""
     SUPERSEDED = "superseded"
     """The content changed while it was embedded; the change has its own place in the outbox."""
     LOCKED = "locked"
@@ -89,6 +91,7 @@ class ItemWorkflowInput(Message):
     content_hash: str | None = None
     rounds: int = 0
     state: ItemWorkflowState = ItemWorkflowState.PENDING
+    last_outcome: Outcome | None = None
     last_error: str | None = None
 
 
