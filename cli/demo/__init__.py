@@ -1,0 +1,1 @@
+"""What `evervec demo` plays with."""
