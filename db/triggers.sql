@@ -1,0 +1,1222 @@
+-- evervec: the database contract.
+--
+-- Complete and idempotent: `psql -f triggers.sql`, as often as you like, by a role that owns the tables to be watched.
+-- Needs PostgreSQL 16 or newer; pgvector 0.7 or newer before the first watch(). No superuser, no other extension.
+--
+--   select evervec.watch('items', '{name,description}', required => '{name}', active => 'active');
+--   select * from evervec.status;
+--
+-- How it works: row triggers put each row that a statement leaves stale into evervec.outbox and ring a bell (NOTIFY).
+-- The outbox is the truth, the bell may be missed. A listener turns it into work; workers read items, embed them and
+-- call evervec.write_back(), which writes a vector only if the row's content still hashes to what was embedded.
+-- SQL that touches a watched table is made here, from evervec.source, and nowhere else.
+
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SET LOCAL search_path = pg_catalog, pg_temp;
+-- Two installers at once would trip over each other's CREATE OR REPLACE.
+DO $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(7310312410226385251);
+  IF current_setting('server_version_num')::int < 160000 THEN
+    RAISE EXCEPTION 'evervec needs PostgreSQL 16 or newer, this is %', current_setting('server_version');
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector')
+     AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector') THEN
+    CREATE EXTENSION vector SCHEMA public;
+  END IF;
+EXCEPTION WHEN insufficient_privilege OR undefined_file THEN
+  RAISE WARNING 'pgvector is not installed in this database: have an administrator run CREATE EXTENSION vector';
+END $$;
+
+CREATE SCHEMA IF NOT EXISTS evervec;
+COMMENT ON SCHEMA evervec IS 'Keeps vector embeddings true to the rows they describe.';
+
+---------------------------------------------------------------------------------------------------------------------
+-- Tables
+---------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE IF NOT EXISTS evervec.instance (
+  id             text NOT NULL DEFAULT substr(replace(gen_random_uuid()::text, '-', ''), 1, 10),
+  schema_version int NOT NULL,
+  only_row       boolean PRIMARY KEY DEFAULT true CHECK (only_row)
+);
+COMMENT ON TABLE evervec.instance IS 'This installation: its id keeps two databases on one Temporal namespace apart.';
+
+INSERT INTO evervec.instance (schema_version) VALUES (1) ON CONFLICT (only_row) DO UPDATE SET schema_version = 1;
+
+CREATE TABLE IF NOT EXISTS evervec.source (
+  name             text PRIMARY KEY,
+  id               int GENERATED ALWAYS AS IDENTITY UNIQUE,
+  relation         regclass NOT NULL,
+  key_column       name NOT NULL,
+  key_type         text NOT NULL,
+  text_columns     name[] NOT NULL,
+  required_columns name[] NOT NULL,
+  active           text,
+  active_columns   name[] NOT NULL,
+  destination      text NOT NULL CHECK (destination IN ('column', 'table')),
+  embedding_column name NOT NULL,
+  side_table       regclass,
+  model            text NOT NULL,
+  revision         text NOT NULL,
+  dimension        int NOT NULL,
+  prompt           text NOT NULL,
+  fingerprint      text NOT NULL,
+  model_label      text NOT NULL,
+  paused           boolean NOT NULL DEFAULT false,
+  filling          boolean NOT NULL DEFAULT true,
+  filled_to        text,
+  created_at       timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE evervec.source IS 'A watched table and how to read it. Change it with evervec.watch().';
+COMMENT ON COLUMN evervec.source.active IS 'A boolean column, or a predicate over the row; null: every row is active.';
+COMMENT ON COLUMN evervec.source.active_columns IS 'The columns that active reads.';
+COMMENT ON COLUMN evervec.source.fingerprint IS 'SHA-256 of what decides a vector besides the text.';
+COMMENT ON COLUMN evervec.source.model_label IS 'What write-back puts into embedding_model; search finds only this.';
+COMMENT ON COLUMN evervec.source.filling IS 'The first fill is still to run, or running.';
+COMMENT ON COLUMN evervec.source.filled_to IS 'The last key that the first fill has seen.';
+
+CREATE SEQUENCE IF NOT EXISTS evervec.outbox_version;
+
+-- Rows come and go all the time: room for updates in place, and vacuum before the dead ones pile up.
+CREATE TABLE IF NOT EXISTS evervec.outbox (
+  source       text NOT NULL,
+  item_key     text NOT NULL,
+  content_hash text,
+  version      bigint NOT NULL,
+  queued_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+  state        text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'failed')),
+  attempts     int NOT NULL DEFAULT 0,
+  forced       boolean NOT NULL DEFAULT false,
+  last_error   text,
+  failed_at    timestamptz,
+  PRIMARY KEY (source, item_key)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE evervec.outbox IS 'The items waiting. version is new at every enqueue; a worker deletes only the version it saw.';
+COMMENT ON COLUMN evervec.outbox.forced IS 'Embed even if the hash is unchanged.';
+
+---------------------------------------------------------------------------------------------------------------------
+-- Expressions: what a source means, as SQL text
+---------------------------------------------------------------------------------------------------------------------
+
+-- What counts as blank: Unicode's White_Space, where the encoding has it.
+CREATE OR REPLACE FUNCTION evervec.whitespace() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT E' \t\n\r\f\v' || CASE WHEN getdatabaseencoding() = 'UTF8' THEN
+    (SELECT string_agg(chr(c), '') FROM unnest(ARRAY[133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199,
+                                                     8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288]) AS c)
+    ELSE '' END
+$$;
+
+-- True when the column is neither NULL nor whitespace. The first few characters decide almost always, so that a long
+-- text is not taken apart.
+CREATE OR REPLACE FUNCTION evervec.not_blank_sql(p_row text, p_column name) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('(ltrim(left(%1$s, 32), %2$L) <> '''' OR ltrim(%1$s, %2$L) <> '''')',
+                format('%s.%I::text', p_row, p_column), evervec.whitespace())
+$$;
+
+-- The text made of an item's columns: those that are not blank, joined by ' | '.
+CREATE OR REPLACE FUNCTION evervec.content_sql(p_row text, p_columns name[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT 'concat_ws('' | '', '
+         || string_agg(format('CASE WHEN %s THEN %s.%I::text END', evervec.not_blank_sql(p_row, c), p_row, c), ', '
+                       ORDER BY n) || ')'
+  FROM unnest(p_columns) WITH ORDINALITY AS u (c, n)
+$$;
+
+-- SHA-256 over the fingerprint and the content, as hexadecimal text.
+CREATE OR REPLACE FUNCTION evervec.content_hash_sql(p_fingerprint text, p_content text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('encode(sha256(convert_to(%L || %s, ''UTF8'')), ''hex'')', p_fingerprint, p_content)
+$$;
+
+-- Whether an item is to be embedded: active, and no required column blank.
+CREATE OR REPLACE FUNCTION evervec.eligible_sql(p_row text, p_active text, p_required name[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT '(' || concat_ws(' AND ', format('(%s) IS TRUE', p_active),
+                          (SELECT string_agg(evervec.not_blank_sql(p_row, c) || ' IS TRUE', ' AND ' ORDER BY n)
+                           FROM unnest(p_required) WITH ORDINALITY AS u (c, n))) || ')'
+$$;
+
+-- The four columns that a write-back fills, named after the embedding column.
+CREATE OR REPLACE FUNCTION evervec.hash_column(p_embedding name) RETURNS name
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT (p_embedding || '_hash')::name $$;
+CREATE OR REPLACE FUNCTION evervec.model_column(p_embedding name) RETURNS name
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT (p_embedding || '_model')::name $$;
+CREATE OR REPLACE FUNCTION evervec.time_column(p_embedding name) RETURNS name
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE p_embedding WHEN 'embedding' THEN 'embedded_at' ELSE p_embedding || '_embedded_at' END::name
+$$;
+
+-- The schema that pgvector lives in; an error when there is none.
+CREATE OR REPLACE FUNCTION evervec.vector_schema() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found_schema text;
+BEGIN
+  SELECT quote_ident(n.nspname) INTO found_schema
+  FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace WHERE x.extname = 'vector';
+  IF found_schema IS NULL THEN
+    RAISE EXCEPTION 'pgvector is not installed in this database' USING
+      ERRCODE = 'undefined_object', HINT = 'Install pgvector 0.7 or newer and run CREATE EXTENSION vector.';
+  END IF;
+  RETURN found_schema;
+END $$;
+
+-- A source by name, or one clear error.
+CREATE OR REPLACE FUNCTION evervec.get_source(p_source text) RETURNS evervec.source
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s evervec.source;
+BEGIN
+  SELECT * INTO s FROM evervec.source WHERE name = p_source;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'no source named %', coalesce(quote_literal(p_source), 'NULL') USING
+      ERRCODE = 'no_data_found', HINT = 'select name from evervec.source lists them, evervec.watch() adds one.';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_class WHERE oid = s.relation) THEN
+    RAISE EXCEPTION 'the table of source % no longer exists', quote_literal(p_source) USING
+      ERRCODE = 'undefined_table', HINT = format('select evervec.unwatch(%L) forgets the source.', p_source);
+  END IF;
+  RETURN s;
+END $$;
+
+-- The watched table as a FROM item: rows of inheriting tables are not the source's, those of partitions are.
+CREATE OR REPLACE FUNCTION evervec.relation_sql(p_relation regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || p_relation::text FROM pg_class WHERE oid = p_relation
+$$;
+
+-- The items of a source as a sub-select: id (of the key's own type), item_key, eligible, content, content_hash,
+-- embedding, embedding_hash (null without a vector), embedding_model, embedded_at. Predicates see the table alone, so that
+-- their bare column names can't be ambiguous.
+CREATE OR REPLACE FUNCTION evervec.items_sql(s evervec.source, p_where text DEFAULT 'true') RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format($sql$
+    SELECT t.%1$I AS id, t.%1$I::text AS item_key, %2$s AS eligible, %3$s AS content, %4$s AS content_hash,
+           %5$s.%6$I AS embedding, CASE WHEN %5$s.%6$I IS NOT NULL THEN %5$s.%7$I END AS embedding_hash,
+           %5$s.%8$I AS embedding_model, %5$s.%9$I AS embedded_at
+    FROM (SELECT t.*, (%10$s
+      ) AS evervec_active FROM %11$s AS t WHERE (%12$s
+      )) AS t %13$s$sql$,
+    s.key_column, evervec.eligible_sql('t', 't.evervec_active', s.required_columns),
+    evervec.content_sql('t', s.text_columns),
+    evervec.content_hash_sql(s.fingerprint, evervec.content_sql('t', s.text_columns)),
+    CASE s.destination WHEN 'table' THEN 'e' ELSE 't' END, s.embedding_column,
+    evervec.hash_column(s.embedding_column), evervec.model_column(s.embedding_column),
+    evervec.time_column(s.embedding_column), coalesce(s.active, 'true'), evervec.relation_sql(s.relation), p_where,
+    CASE s.destination WHEN 'table' THEN
+      format('LEFT JOIN %1$s AS e ON e.%2$I = t.%2$I', s.side_table::text, s.key_column) ELSE '' END)
+$$;
+
+---------------------------------------------------------------------------------------------------------------------
+-- The outbox and the bell
+---------------------------------------------------------------------------------------------------------------------
+
+-- Ring the bell: NOTIFY evervec. Whoever commits a NOTIFY holds a cluster-wide lock through its commit, so only one
+-- transaction at a time rings; the listener looks into the outbox right after a ring and every second besides. A full
+-- queue would fail the writer's commit: nobody rings when it is half full, and a transaction rings 1,000 times at most.
+CREATE OR REPLACE FUNCTION evervec.ring(p_source text, p_key text DEFAULT NULL, p_hash text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rung    int := coalesce(nullif(current_setting('evervec.rung', true), ''), '0')::int;
+  payload text;
+BEGIN
+  IF rung >= 1000 OR NOT pg_try_advisory_xact_lock(7310312410226385250)
+     OR (rung = 0 AND pg_notification_queue_usage() > 0.5) THEN
+    RETURN;
+  END IF;
+  payload := '{"source": ' || to_json(p_source) || ', "items": ['
+             || coalesce('[' || to_json(p_key) || ', ' || coalesce('"' || p_hash || '"', 'null') || ']', '') || ']}';
+  IF octet_length(payload) >= 8000 THEN
+    payload := '{"source": ' || to_json(p_source) || ', "items": []}';
+  END IF;
+  PERFORM pg_notify('evervec', payload), set_config('evervec.rung', (rung + 1)::text, true);
+END $$;
+
+-- Enqueue the eligible items of one page that are stale (or all of them when forced), in the order of their keys.
+CREATE OR REPLACE FUNCTION evervec.enqueue_page(
+  p_source text, p_predicate text, p_forced boolean, p_after text, p_limit bigint,
+  OUT last_key text, OUT scanned bigint, OUT enqueued bigint
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s evervec.source := evervec.get_source(p_source);
+BEGIN
+  EXECUTE format($sql$
+    WITH page AS MATERIALIZED (
+      SELECT i.id, i.item_key, i.content_hash, i.eligible AND ($2 OR i.embedding_hash IS DISTINCT FROM i.content_hash)
+             AS wanted
+      FROM (%1$s) AS i WHERE $3 IS NULL OR i.id > $3::%2$s ORDER BY i.id LIMIT $4
+    ), enqueued AS (
+      INSERT INTO evervec.outbox AS o (source, item_key, content_hash, version, forced)
+      SELECT $1, p.item_key, p.content_hash, nextval('evervec.outbox_version'), $2 FROM page p WHERE p.wanted ORDER BY p.id
+      ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,
+        state = 'pending', attempts = 0, last_error = NULL, failed_at = NULL, forced = o.forced OR excluded.forced
+      RETURNING 1
+    )
+    SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1), (SELECT count(*) FROM page),
+           (SELECT count(*) FROM enqueued)
+    $sql$, evervec.items_sql(s, p_predicate), s.key_type)
+  INTO last_key, scanned, enqueued
+  USING p_source, p_forced, p_after, p_limit;
+END $$;
+
+---------------------------------------------------------------------------------------------------------------------
+-- Triggers on watched tables
+---------------------------------------------------------------------------------------------------------------------
+
+-- An error unless the text is one expression over the table's columns.
+CREATE OR REPLACE FUNCTION evervec.check_expression(p_relation regclass, p_expression text, p_what text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  probe refcursor;
+BEGIN
+  -- A cursor takes one SELECT and nothing else, whatever the text holds.
+  OPEN probe FOR EXECUTE format(E'SELECT FROM %s AS t WHERE (%s\n) LIMIT 0', p_relation, p_expression);
+  CLOSE probe;
+EXCEPTION WHEN others THEN
+  RAISE EXCEPTION '% can''t be evaluated over the rows of %: %', p_what, p_relation, SQLERRM USING
+    ERRCODE = 'invalid_parameter_value',
+    HINT = 'Write an expression over the row, such as: status = ''open''. '
+           'Functions and types outside pg_catalog need their schema.';
+END $$;
+
+-- The columns that a predicate reads, as PostgreSQL's own parser sees it; an error when it reads another table, where
+-- changes would not be noticed.
+CREATE OR REPLACE FUNCTION evervec.predicate_columns(p_relation regclass, p_predicate text) RETURNS name[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  columns  name[];
+  foreigns text;
+BEGIN
+  EXECUTE format(E'CREATE TEMP VIEW evervec_probe AS SELECT (%s\n) AS predicate FROM %s AS t', p_predicate, p_relation);
+  SELECT array_agg(DISTINCT a.attname) FILTER (WHERE a.attrelid = p_relation),
+         string_agg(DISTINCT d.refobjid::regclass::text, ', ') FILTER (WHERE d.refobjid <> p_relation)
+  INTO columns, foreigns
+  FROM pg_rewrite r
+  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+  LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attnum > 0
+  WHERE r.ev_class = 'pg_temp.evervec_probe'::regclass AND d.refobjid <> r.ev_class;
+  DROP VIEW pg_temp.evervec_probe;
+  IF foreigns IS NOT NULL THEN
+    RAISE EXCEPTION 'active reads other tables (%), where a change would not be noticed', foreigns USING
+      ERRCODE = 'invalid_parameter_value', HINT = 'Use columns of the watched table only.';
+  END IF;
+  RETURN coalesce(columns, '{}');
+END $$;
+
+-- (Re)make the trigger functions of a source. They are generated so that each is a few plain expressions over NEW and
+-- one upsert, and run with the rights of whoever watches, so that writers need none on this schema.
+CREATE OR REPLACE FUNCTION evervec.make_trigger_functions(s evervec.source) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  has_side  boolean := s.destination = 'table';
+  side      text := s.side_table::text;
+  header    text := E'\nDECLARE\n  h text;\n  stored text;\n  is_active boolean := true;\nBEGIN\n';
+  stale     text;
+  enqueue   text;
+  eligible  text;
+  functions text[] := ARRAY['row_', 'key_', 'gone_', 'truncated_'];
+  bodies    text[];
+BEGIN
+  eligible := CASE WHEN s.active IS NULL THEN ''
+    WHEN s.active_columns = ARRAY[s.active::name] THEN format(E'  is_active := NEW.%s;\n', s.active)
+    -- The predicate names columns without a row: let it see NEW as a table.
+    ELSE format(E'  SELECT (%s\n  ) INTO is_active FROM (SELECT NEW.*) AS t;\n', s.active) END;
+  eligible := eligible || format(E'  IF NOT %s THEN RETURN NULL; END IF;\n',
+                                 evervec.eligible_sql('NEW', 'is_active', s.required_columns));
+  eligible := eligible || format(E'  h := %s;\n', evervec.content_hash_sql(
+    s.fingerprint, evervec.content_sql('NEW', s.text_columns)));
+  stale := CASE WHEN has_side THEN
+      format(E'  SELECT e.%I INTO stored FROM %s AS e WHERE e.%I = NEW.%I AND e.%I IS NOT NULL;\n',
+             evervec.hash_column(s.embedding_column), side, s.key_column, s.key_column, s.embedding_column)
+    ELSE format(E'  IF NEW.%I IS NOT NULL THEN stored := NEW.%I; END IF;\n',
+                s.embedding_column, evervec.hash_column(s.embedding_column)) END
+    || E'  IF stored = h THEN RETURN NULL; END IF;\n';
+  enqueue := format(
+    E'  INSERT INTO evervec.outbox (source, item_key, content_hash, version)\n'
+    '  VALUES (%1$L, NEW.%2$I::text, h, nextval(''evervec.outbox_version''))\n'
+    '  ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,\n'
+    '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL;\n'
+    '  PERFORM evervec.ring(%1$L, NEW.%2$I::text, h);\n  RETURN NULL;\nEND ', s.name, s.key_column);
+  bodies := ARRAY[
+    header || eligible || stale || enqueue,
+    -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
+    -- stands in its way. The new key is always looked at, since several keys may have changed places.
+    header || format(
+      E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
+      '  PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n', s.name, s.key_column)
+    || CASE WHEN has_side THEN format(
+      E'  UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
+      '    AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
+      '  IF NOT FOUND THEN DELETE FROM %1$s AS e WHERE e.%2$I = OLD.%2$I; END IF;\n', side, s.key_column) ELSE '' END
+    || eligible || CASE WHEN has_side THEN '' ELSE stale END || enqueue,
+    E'\nBEGIN\n' || format(
+      E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
+      '  PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n', s.name, s.key_column)
+    || CASE WHEN has_side THEN format(E'  DELETE FROM %s AS e WHERE e.%I = OLD.%I;\n', side, s.key_column, s.key_column)
+       ELSE '' END || E'  RETURN NULL;\nEND ',
+    E'\nBEGIN\n' || format(E'  DELETE FROM evervec.outbox WHERE source = %L;\n', s.name)
+    || CASE WHEN has_side THEN format(E'  TRUNCATE %s;\n', side) ELSE '' END || E'  RETURN NULL;\nEND '];
+  FOR n IN 1 .. 4 LOOP
+    EXECUTE format('CREATE OR REPLACE FUNCTION evervec.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
+                   'SET search_path = pg_catalog, pg_temp AS %L', functions[n] || s.id, bodies[n]);
+    EXECUTE format('REVOKE ALL ON FUNCTION evervec.%I() FROM PUBLIC', functions[n] || s.id);
+  END LOOP;
+END $$;
+
+-- Whether a column has the same text in OLD and NEW. Few types' equality means that, and json has none.
+CREATE OR REPLACE FUNCTION evervec.same_sql(p_relation regclass, p_column name) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format(CASE WHEN t.typname IN ('bool', 'int2', 'int4', 'int8', 'uuid', 'oid') OR t.typtype = 'e'
+                THEN 'OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I'
+                ELSE 'OLD.%1$I::text COLLATE "C" IS NOT DISTINCT FROM NEW.%1$I::text COLLATE "C"' END, p_column)
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = p_relation AND a.attname = p_column
+$$;
+
+-- (Re)make the triggers. An UPDATE meets one of two: `row` when the content changed, whichever way; `touch` when it did
+-- not but the statement names one of its columns. WHEN is checked before anything is queued, so that an UPDATE of other
+-- columns, a write-back among them, costs a comparison. `key` sorts first.
+CREATE OR REPLACE FUNCTION evervec.make_triggers(s evervec.source) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  relation text := s.relation::text;
+  columns  name[] := ARRAY(SELECT DISTINCT c FROM unnest(s.text_columns || s.required_columns || s.active_columns
+                                                         || s.key_column) AS c ORDER BY c);
+  same     text := (SELECT '(' || string_agg(evervec.same_sql(s.relation, c), ' AND ') || ')' FROM unnest(columns) AS c);
+  same_key text := evervec.same_sql(s.relation, s.key_column);
+  named    text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(columns) AS c);
+BEGIN
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_insert_%1$s AFTER INSERT ON %2$s FOR EACH ROW '
+                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW WHEN (NOT %3$s AND %4$s) '
+                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, same, same_key);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %4$s ON %2$s FOR EACH ROW WHEN (%3$s) '
+                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, same, named);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_key_%1$s AFTER UPDATE ON %2$s FOR EACH ROW WHEN (NOT (%3$s)) '
+                 'EXECUTE FUNCTION evervec.key_%1$s()', s.id, relation, same_key);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_gone_%1$s AFTER DELETE ON %2$s FOR EACH ROW '
+                 'EXECUTE FUNCTION evervec.gone_%1$s()', s.id, relation);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_truncated_%1$s AFTER TRUNCATE ON %2$s FOR EACH STATEMENT '
+                 'EXECUTE FUNCTION evervec.truncated_%1$s()', s.id, relation);
+END $$;
+
+-- Lock a table against everybody for the rest of the transaction without ever keeping anybody waiting for long: whoever
+-- queues behind this request waits 100 ms at most, then gets a turn before the next try.
+CREATE OR REPLACE FUNCTION evervec.lock_briefly(p_relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  patience timestamptz := clock_timestamp() + interval '30 seconds';
+BEGIN
+  LOOP
+    BEGIN
+      PERFORM set_config('lock_timeout', '100ms', true);
+      EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_relation);
+      RETURN;
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+      IF clock_timestamp() > patience THEN
+        RAISE EXCEPTION 'could not lock % for a moment: long transactions hold it', p_relation USING
+          ERRCODE = 'lock_not_available', HINT = 'Nothing was changed. Try again when they have ended.';
+      END IF;
+    END;
+    PERFORM pg_sleep(0.1 + random() * 0.3);
+  END LOOP;
+END $$;
+
+---------------------------------------------------------------------------------------------------------------------
+-- watch
+---------------------------------------------------------------------------------------------------------------------
+
+-- The dimension of models that are known without loading them; null for all others.
+CREATE OR REPLACE FUNCTION evervec.known_dimension(p_model text) RETURNS int
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE
+    WHEN p_model IN ('sentence-transformers/paraphrase-multilingual-mpnet-base-v2', 'paraphrase-multilingual-mpnet-base-v2')
+      THEN 768
+    WHEN p_model = 'bundled:use-multilingual-v3' THEN 512
+    WHEN p_model ~ '^stub:[1-9][0-9]{0,4}$' THEN substr(p_model, 6)::int END
+$$;
+
+-- What watch() is asked for, checked against the table; a row of evervec.source that is not stored yet.
+-- Nothing is locked and nothing changes here.
+CREATE OR REPLACE FUNCTION evervec.describe_source(
+  p_relation regclass, p_text name[], p_required name[], p_active text, p_key name, p_source text, p_model text,
+  p_dimension int, p_prompt text, p_revision text, p_destination text, p_embedding name
+) RETURNS evervec.source
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s       evervec.source;
+  present evervec.source;
+  c       pg_class;
+  a       pg_attribute;
+  needed  name;
+  -- Types whose text is the same in every session: it does not depend on settings such as DateStyle or TimeZone.
+  steady  text[] := ARRAY['text', 'varchar', 'bpchar', 'name', 'int2', 'int4', 'int8', 'numeric', 'bool', 'uuid', 'json',
+                          'jsonb', 'citext', 'inet', 'cidr', 'macaddr', 'xml', 'ltree', 'oid'];
+BEGIN
+  PERFORM evervec.vector_schema();
+  IF getdatabaseencoding() = 'SQL_ASCII' THEN
+    RAISE EXCEPTION 'this database has the encoding SQL_ASCII: its texts have no defined characters' USING
+      ERRCODE = 'feature_not_supported', HINT = 'Use a database with the encoding UTF8.';
+  END IF;
+  SELECT * INTO c FROM pg_class WHERE oid = p_relation;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
+  ELSIF c.relkind NOT IN ('r', 'p') THEN
+    RAISE EXCEPTION '% is not a table: only tables have rows to watch', p_relation USING
+      ERRCODE = 'wrong_object_type', HINT = 'Watch the table behind it.';
+  ELSIF c.relpersistence = 't' OR c.relnamespace IN ('pg_catalog'::regnamespace, 'evervec'::regnamespace) THEN
+    RAISE EXCEPTION '% is a temporary or a system table, which can''t be watched', p_relation USING
+      ERRCODE = 'wrong_object_type';
+  ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
+    RAISE EXCEPTION 'you do not own %', p_relation USING
+      ERRCODE = 'insufficient_privilege', HINT = 'Call evervec.watch() as a role that owns the table.';
+  END IF;
+
+  s.name := coalesce(p_source, c.relname);
+  IF s.name = '' OR s.name ~ '[/[:cntrl:]]' OR octet_length(s.name) > 200 THEN
+    RAISE EXCEPTION 'the name % can''t be a source''s: no /, no control characters, 1 to 200 bytes', quote_literal(s.name)
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Give another one: source => ''…''.';
+  END IF;
+  SELECT * INTO present FROM evervec.source WHERE name = s.name;
+  IF present.relation <> p_relation AND EXISTS (SELECT FROM pg_class WHERE oid = present.relation) THEN
+    RAISE EXCEPTION 'the source % is taken by the table %', quote_literal(s.name), present.relation USING
+      ERRCODE = 'duplicate_object', HINT = 'Give this one another name: source => ''…''.';
+  END IF;
+
+  s.key_column := p_key;
+  IF p_key IS NULL THEN
+    SELECT attname INTO s.key_column FROM pg_index i JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0]
+    WHERE i.indrelid = p_relation AND i.indisprimary AND i.indnkeyatts = 1;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION '% has no primary key of one column', p_relation USING ERRCODE = 'invalid_parameter_value',
+        HINT = 'Name a column that is NOT NULL and UNIQUE: key => ''…''.';
+    END IF;
+  ELSIF EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = p_key AND attnum > 0) AND NOT EXISTS (
+    SELECT FROM pg_index i JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0]
+    WHERE i.indrelid = p_relation AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indisvalid
+      AND i.indimmediate AND k.attname = p_key AND k.attnotnull) THEN
+    RAISE EXCEPTION 'the column % of % is no key: it is not both UNIQUE and NOT NULL', quote_ident(p_key), p_relation
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Add a unique constraint on this column alone and SET NOT NULL.';
+  END IF;
+
+  IF coalesce(cardinality(p_text), 0) = 0 OR array_position(p_text, NULL) IS NOT NULL THEN
+    RAISE EXCEPTION 'no text columns were named' USING ERRCODE = 'invalid_parameter_value',
+      HINT = 'Name at least one: text_columns => ''{name,description}''.';
+  END IF;
+  FOREACH needed IN ARRAY s.key_column || p_text || p_required LOOP
+    SELECT * INTO a FROM pg_attribute WHERE attrelid = p_relation AND attname = needed AND attnum > 0 AND NOT attisdropped;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION '% has no column %', p_relation, quote_ident(needed) USING ERRCODE = 'undefined_column';
+    ELSIF a.attgenerated = 'v' THEN
+      RAISE EXCEPTION 'the column % of % is generated when it is read, so that triggers don''t see it',
+        quote_ident(needed), p_relation USING ERRCODE = 'invalid_parameter_value', HINT = 'Make it GENERATED … STORED.';
+    ELSIF NOT EXISTS (
+      SELECT FROM pg_type t LEFT JOIN pg_type b ON b.oid = t.typbasetype
+      WHERE t.oid = a.atttypid AND (coalesce(b.typname, t.typname) = ANY (steady) OR coalesce(b.typtype, t.typtype) = 'e')) THEN
+      RAISE EXCEPTION 'the text of column % of % is not the same in every session: its type is %', quote_ident(needed),
+        p_relation, format_type(a.atttypid, a.atttypmod) USING ERRCODE = 'invalid_parameter_value',
+        HINT = 'Put its text into a column of its own: GENERATED ALWAYS AS (…) STORED, or a trigger.';
+    END IF;
+  END LOOP;
+  SELECT format_type(atttypid, atttypmod) INTO s.key_type FROM pg_attribute
+  WHERE attrelid = p_relation AND attname = s.key_column;
+
+  s.active := nullif(btrim(p_active), '');
+  s.active_columns := '{}';
+  IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = s.active AND attnum > 0
+             AND NOT attisdropped AND atttypid = 'boolean'::regtype) THEN
+    s.active_columns := ARRAY[s.active];
+    s.active := quote_ident(s.active);
+  ELSIF s.active IS NOT NULL THEN
+    PERFORM evervec.check_expression(p_relation, s.active, 'active');
+    s.active_columns := evervec.predicate_columns(p_relation, s.active);
+  END IF;
+
+  s.destination := p_destination;
+  s.embedding_column := p_embedding;
+  IF p_destination NOT IN ('column', 'table') OR p_destination IS NULL THEN
+    RAISE EXCEPTION 'the destination is ''column'' or ''table'', not %', coalesce(quote_literal(p_destination), 'NULL')
+      USING ERRCODE = 'invalid_parameter_value';
+  ELSIF p_embedding IS NULL OR p_embedding = '' OR octet_length(p_embedding) > 50 THEN
+    RAISE EXCEPTION 'the embedding column needs a name of 1 to 50 bytes' USING ERRCODE = 'invalid_parameter_value';
+  ELSIF p_embedding = ANY (s.key_column || p_text || p_required || s.active_columns) THEN
+    RAISE EXCEPTION 'the column % is read and can''t be the embedding too', quote_ident(p_embedding) USING
+      ERRCODE = 'invalid_parameter_value';
+  ELSIF EXISTS (SELECT FROM evervec.source o WHERE o.relation = p_relation AND o.destination = p_destination
+                AND o.embedding_column = p_embedding AND o.name <> s.name) THEN
+    RAISE EXCEPTION 'another source writes the same embedding' USING
+      ERRCODE = 'duplicate_object', HINT = 'Name another column: embedding => ''…''.';
+  END IF;
+
+  -- Without a name a source that exists keeps its model.
+  s.model := coalesce(nullif(p_model, ''), nullif(current_setting('evervec.model', true), ''), present.model,
+                      'sentence-transformers/paraphrase-multilingual-mpnet-base-v2');
+  s.dimension := coalesce(p_dimension, evervec.known_dimension(s.model),
+                          CASE s.model WHEN present.model THEN present.dimension END);
+  IF s.dimension IS NULL THEN
+    RAISE EXCEPTION 'the dimension of the model % is not known here', quote_literal(s.model) USING
+      ERRCODE = 'invalid_parameter_value', HINT = 'Give it: dimension => 384.';
+  ELSIF s.dimension NOT BETWEEN 1 AND 16000 THEN
+    RAISE EXCEPTION 'pgvector stores 1 to 16000 dimensions, not %', s.dimension USING
+      ERRCODE = 'invalid_parameter_value';
+  ELSIF s.dimension <> evervec.known_dimension(s.model) THEN
+    RAISE EXCEPTION 'the model % gives % dimensions, not %', quote_literal(s.model), evervec.known_dimension(s.model),
+      s.dimension USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave the dimension out.';
+  END IF;
+
+  s.id := present.id;
+  s.relation := p_relation;
+  s.text_columns := p_text;
+  s.required_columns := coalesce(p_required, '{}');
+  s.revision := coalesce(p_revision, '');
+  s.prompt := coalesce(p_prompt, '');
+  -- The vectors are always brought to length 1 (l2).
+  s.fingerprint := encode(sha256(convert_to(
+    jsonb_build_array(s.model, s.revision, s.dimension, s.prompt, 'l2')::text, 'UTF8')), 'hex');
+  s.model_label := s.model || CASE s.revision WHEN '' THEN '' ELSE '@' || s.revision END
+    || CASE s.prompt WHEN '' THEN '' ELSE '#' || left(encode(sha256(convert_to(s.prompt, 'UTF8')), 'hex'), 8) END;
+  s.paused := coalesce(present.paused, false);
+  s.filling := true;
+  s.created_at := coalesce(present.created_at, now());
+  RETURN s;
+END $$;
+
+-- The dimension of a column that holds vectors: 0 when it is not declared, null when there is no such column. An error
+-- when the column is no vector, unless it may be overwritten.
+CREATE OR REPLACE FUNCTION evervec.embedding_dimension(p_table regclass, p_column name, p_overwrite boolean) RETURNS int
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  a pg_attribute;
+BEGIN
+  SELECT * INTO a FROM pg_attribute WHERE attrelid = p_table AND attname = p_column AND attnum > 0 AND NOT attisdropped;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  ELSIF a.atttypid = (evervec.vector_schema() || '.vector')::regtype THEN
+    RETURN greatest(a.atttypmod, 0);
+  ELSIF p_overwrite THEN
+    RETURN -1;
+  END IF;
+  RAISE EXCEPTION 'the column % of % is % and no vector', quote_ident(p_column), p_table,
+    format_type(a.atttypid, a.atttypmod) USING ERRCODE = 'datatype_mismatch',
+    HINT = 'Name another column: embedding => ''…''; or give up what it holds: overwrite => true.';
+END $$;
+
+-- Refuse to touch vectors, or columns beside them, that evervec did not make.
+CREATE OR REPLACE FUNCTION evervec.check_destination(s evervec.source, p_table regclass, p_overwrite boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  strange boolean := false;
+  expected text[] := ARRAY[evervec.hash_column(s.embedding_column), 'text', evervec.model_column(s.embedding_column), 'text',
+                           evervec.time_column(s.embedding_column), 'timestamp with time zone'];
+  a pg_attribute;
+BEGIN
+  FOR n IN 1 .. 5 BY 2 LOOP
+    SELECT * INTO a FROM pg_attribute WHERE attrelid = p_table AND attname = expected[n] AND attnum > 0 AND NOT attisdropped;
+    IF FOUND AND format_type(a.atttypid, a.atttypmod) <> expected[n + 1] AND NOT p_overwrite THEN
+      RAISE EXCEPTION 'the column % of % is % where evervec keeps %', quote_ident(expected[n]), p_table,
+        format_type(a.atttypid, a.atttypmod), expected[n + 1] USING ERRCODE = 'datatype_mismatch',
+        HINT = 'Name another column: embedding => ''…''; or give up what it holds: overwrite => true.';
+    END IF;
+  END LOOP;
+  IF evervec.embedding_dimension(p_table, s.embedding_column, p_overwrite) >= 0 AND NOT p_overwrite THEN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL%s)', evervec.relation_sql(p_table),
+                   s.embedding_column,
+                   CASE WHEN EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_table AND NOT attisdropped
+                                     AND attname = evervec.hash_column(s.embedding_column))
+                   THEN format(' AND t.%I IS NULL', evervec.hash_column(s.embedding_column)) ELSE '' END) INTO strange;
+  END IF;
+  IF strange THEN
+    RAISE EXCEPTION 'the column % of % holds vectors that evervec did not write', quote_ident(s.embedding_column), p_table
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+      HINT = 'Name another column: embedding => ''…''; or give them up: overwrite => true.';
+  END IF;
+END $$;
+
+-- Add or replace the four columns of a destination. A column is replaced, not converted: that takes no time, whatever
+-- the size of the table.
+CREATE OR REPLACE FUNCTION evervec.make_columns(s evervec.source, p_table regclass, p_overwrite boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  present  int := evervec.embedding_dimension(p_table, s.embedding_column, p_overwrite);
+  columns  text[] := ARRAY[evervec.hash_column(s.embedding_column), 'text', evervec.model_column(s.embedding_column), 'text',
+                           evervec.time_column(s.embedding_column), 'timestamp with time zone'];
+  strange  boolean;
+  replaced boolean := present NOT IN (0, s.dimension);
+BEGIN
+  IF replaced THEN
+    EXECUTE format('ALTER TABLE %s DROP COLUMN %I', p_table, s.embedding_column);
+  END IF;
+  IF replaced OR present IS NULL THEN
+    EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s.vector(%s)', p_table, s.embedding_column, evervec.vector_schema(),
+                   s.dimension);
+  END IF;
+  FOR n IN 1 .. 5 BY 2 LOOP
+    SELECT format_type(atttypid, atttypmod) <> columns[n + 1] INTO strange FROM pg_attribute
+    WHERE attrelid = p_table AND attname = columns[n] AND attnum > 0 AND NOT attisdropped;
+    IF strange THEN
+      EXECUTE format('ALTER TABLE %s DROP COLUMN %I', p_table, columns[n]);
+    END IF;
+    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I %s', p_table, columns[n], columns[n + 1]);
+  END LOOP;
+END $$;
+
+-- The table beside a watched one, in its schema, keyed as it is. No foreign key: with one, TRUNCATE of the watched table
+-- would fail; the triggers cascade instead. Whoever may read the watched table may read this one.
+CREATE OR REPLACE FUNCTION evervec.make_side_table(s evervec.source) RETURNS regclass
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  side   text;
+  reader record;
+  c      pg_class;
+BEGIN
+  SELECT * INTO c FROM pg_class WHERE oid = s.relation;
+  side := evervec.side_table_name(s.relation, s.embedding_column);
+  IF to_regclass(side) IS NULL THEN
+    EXECUTE format('CREATE TABLE %s (%I %s PRIMARY KEY)', side, s.key_column, s.key_type);
+    EXECUTE format('ALTER TABLE %s OWNER TO %I', side, pg_get_userbyid(c.relowner));
+    FOR reader IN SELECT DISTINCT grantee FROM aclexplode(c.relacl) WHERE privilege_type = 'SELECT' LOOP
+      EXECUTE format('GRANT SELECT ON %s TO %s', side,
+                     CASE reader.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(reader.grantee)) END);
+    END LOOP;
+  END IF;
+  RETURN side::regclass;
+END $$;
+
+CREATE OR REPLACE FUNCTION evervec.side_table_name(p_relation regclass, p_embedding name) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('%I.%I', n.nspname, c.relname || '_' || p_embedding)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation
+$$;
+
+-- Watch a table: from now on each eligible row's embedding follows its text columns. Returns the source's name.
+-- Called again it alters the source: vectors that no longer fit are replaced, and stay out of every search until then.
+-- Rows that are there already are enqueued afterwards, page by page, by the pipeline (the first fill).
+CREATE OR REPLACE FUNCTION evervec.watch(
+  relation regclass, text_columns name[], required name[] DEFAULT '{}', active text DEFAULT NULL, key name DEFAULT NULL,
+  source text DEFAULT NULL, model text DEFAULT NULL, dimension int DEFAULT NULL, prompt text DEFAULT '',
+  revision text DEFAULT '', destination text DEFAULT 'column', embedding name DEFAULT 'embedding',
+  overwrite boolean DEFAULT false
+) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+  s      evervec.source := evervec.describe_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+  former evervec.source;
+  side   regclass;
+BEGIN
+  -- All that takes time comes before the lock.
+  IF s.destination = 'column' THEN
+    PERFORM evervec.check_destination(s, s.relation, overwrite);
+  ELSE
+    side := to_regclass(evervec.side_table_name(s.relation, s.embedding_column));
+    IF side IS NOT NULL THEN
+      PERFORM evervec.check_side_table(s, side);
+      PERFORM evervec.check_destination(s, side, overwrite);
+    END IF;
+  END IF;
+
+  PERFORM evervec.lock_briefly(s.relation);
+  SELECT * INTO former FROM evervec.source AS o WHERE o.name = s.name;
+  IF former.name IS NOT NULL THEN
+    s.id := former.id;
+    PERFORM evervec.drop_triggers(former);
+    DELETE FROM evervec.source AS o WHERE o.name = s.name;
+  ELSE
+    s.id := nextval(pg_get_serial_sequence('evervec.source', 'id'));
+  END IF;
+  IF s.destination = 'column' THEN
+    PERFORM evervec.make_columns(s, s.relation, overwrite);
+  ELSE
+    s.side_table := evervec.make_side_table(s);
+    PERFORM evervec.make_columns(s, s.side_table, overwrite);
+  END IF;
+  INSERT INTO evervec.source OVERRIDING SYSTEM VALUE SELECT (s).*;
+  PERFORM evervec.make_trigger_functions(s);
+  PERFORM evervec.make_triggers(s);
+  PERFORM evervec.ring(s.name);
+  RETURN s.name;
+END $$;
+
+-- A side table that is there already must be keyed like the watched table.
+CREATE OR REPLACE FUNCTION evervec.check_side_table(s evervec.source, p_side regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT EXISTS (
+    SELECT FROM pg_index i JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0]
+    WHERE i.indrelid = p_side AND i.indisprimary AND i.indnkeyatts = 1 AND k.attname = s.key_column
+      AND format_type(k.atttypid, k.atttypmod) = s.key_type) THEN
+    RAISE EXCEPTION '% exists and is not keyed by % (%)', p_side, quote_ident(s.key_column), s.key_type USING
+      ERRCODE = 'duplicate_table', HINT = 'Rename or drop it, or name another column: embedding => ''…''.';
+  END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION evervec.drop_triggers(s evervec.source) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  made record;
+BEGIN
+  FOR made IN
+    SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS statement
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = 'evervec'::regnamespace AND t.tgparentid = 0
+      AND p.proname IN ('row_' || s.id, 'key_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
+  LOOP
+    EXECUTE made.statement;
+  END LOOP;
+END $$;
+
+-- Forget a source: its triggers, its registration and its outbox rows. The embeddings stay.
+CREATE OR REPLACE FUNCTION evervec.unwatch(source text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+  s evervec.source;
+BEGIN
+  SELECT * INTO s FROM evervec.source AS o WHERE o.name = $1;
+  IF NOT FOUND THEN
+    s := evervec.get_source($1);
+  END IF;
+  IF EXISTS (SELECT FROM pg_class WHERE oid = s.relation) THEN
+    PERFORM evervec.lock_briefly(s.relation);
+  END IF;
+  PERFORM evervec.drop_triggers(s);
+  EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.key_%1$s(), evervec.gone_%1$s(), '
+                 'evervec.truncated_%1$s()', s.id);
+  DELETE FROM evervec.outbox AS o WHERE o.source = s.name;
+  DELETE FROM evervec.source AS o WHERE o.name = s.name;
+END $$;
+
+-- Remove everything but the embeddings, and the roles where other databases need them.
+CREATE OR REPLACE FUNCTION evervec.uninstall() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  watched text;
+BEGIN
+  FOR watched IN SELECT name FROM evervec.source LOOP
+    PERFORM evervec.unwatch(watched);
+  END LOOP;
+  DROP SCHEMA evervec CASCADE;
+END $$;
+
+---------------------------------------------------------------------------------------------------------------------
+-- For the DBA
+---------------------------------------------------------------------------------------------------------------------
+
+-- Re-fire: enqueue the eligible stale items that satisfy the predicate, failed ones too; with force, all eligible ones.
+-- Returns how many. One statement, whose rows others can't enqueue until it commits: on a large table prefer
+-- `evervec backfill`, which does the same page by page.
+CREATE OR REPLACE FUNCTION evervec.refire(source text, predicate text DEFAULT 'true', force boolean DEFAULT false)
+RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  page record;
+BEGIN
+  page := evervec.refire_page(source, predicate, force, NULL, NULL);
+  RETURN page.enqueued;
+END $$;
+
+-- The same for the next rows in the order of their keys; last_key is null when there are none left.
+CREATE OR REPLACE FUNCTION evervec.refire_page(
+  p_source text, p_predicate text, p_force boolean, p_after text, p_limit bigint,
+  OUT last_key text, OUT scanned bigint, OUT enqueued bigint
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM evervec.check_expression((evervec.get_source(p_source)).relation, coalesce(p_predicate, 'true'), 'the predicate');
+  SELECT * INTO last_key, scanned, enqueued
+  FROM evervec.enqueue_page(p_source, coalesce(p_predicate, 'true'), coalesce(p_force, false), p_after, p_limit);
+  IF enqueued > 0 THEN
+    PERFORM evervec.ring(p_source);
+  END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION evervec.pause(source text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE evervec.source AS s SET paused = true WHERE s.name = (evervec.get_source($1)).name;
+END $$;
+
+CREATE OR REPLACE FUNCTION evervec.resume(source text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE evervec.source AS s SET paused = false WHERE s.name = (evervec.get_source($1)).name;
+  PERFORM evervec.ring($1);
+END $$;
+
+-- Failed items back to pending, with all their attempts before them. Returns how many.
+CREATE OR REPLACE FUNCTION evervec.retry(source text, item_keys text[] DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  retried bigint;
+BEGIN
+  UPDATE evervec.outbox AS o SET state = 'pending', attempts = 0, failed_at = NULL, version = nextval('evervec.outbox_version')
+  WHERE o.source = (evervec.get_source($1)).name AND o.state = 'failed' AND ($2 IS NULL OR o.item_key = ANY ($2));
+  GET DIAGNOSTICS retried = ROW_COUNT;
+  IF retried > 0 THEN
+    PERFORM evervec.ring($1);
+  END IF;
+  RETURN retried;
+END $$;
+
+-- Enqueue some items if they are stale; with force, whatever they are. Returns how many.
+CREATE OR REPLACE FUNCTION evervec.refire_keys(p_source text, p_item_keys text[], p_force boolean) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s evervec.source := evervec.get_source(p_source);
+BEGIN
+  RETURN evervec.refire(p_source, format('%I = ANY (%L::%s[])', s.key_column, evervec.valid_keys(s, p_item_keys),
+                                         s.key_type), p_force);
+END $$;
+
+-- Those of the keys that the key column's type can read.
+CREATE OR REPLACE FUNCTION evervec.valid_keys(s evervec.source, p_item_keys text[]) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(array_agg(k), '{}') FROM unnest(p_item_keys) AS k WHERE pg_input_is_valid(k, s.key_type)
+$$;
+
+-- The condition that an item's key is one of an array of texts, given as a parameter such as $1; uses the key's index.
+CREATE OR REPLACE FUNCTION evervec.keys_sql(s evervec.source, p_parameter text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('t.%I = ANY (%s::text[]::%s[])', s.key_column, p_parameter, s.key_type)
+$$;
+
+---------------------------------------------------------------------------------------------------------------------
+-- For the listener
+---------------------------------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION evervec.instance_id() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT id FROM evervec.instance $$;
+
+-- The next pending items of sources that are not paused, in the order of their sources and keys.
+CREATE OR REPLACE FUNCTION evervec.pending_items(p_after_source text, p_after_key text, p_limit bigint)
+RETURNS TABLE (source text, item_key text, content_hash text, version bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT o.source, o.item_key, o.content_hash, o.version
+  FROM evervec.outbox o JOIN evervec.source s ON s.name = o.source
+  WHERE (o.source, o.item_key) > (coalesce(p_after_source, ''), coalesce(p_after_key, ''))
+    AND o.state = 'pending' AND NOT s.paused
+  ORDER BY o.source, o.item_key LIMIT p_limit
+$$;
+
+-- One page of a first fill, in its own short transaction; no row when no fill is waiting. An item that a user's
+-- transaction has in the outbox at this moment makes the page wait; it gives up soon, so that nobody waits for the page.
+CREATE OR REPLACE FUNCTION evervec.fill_page(p_limit bigint)
+RETURNS TABLE (source text, scanned bigint, enqueued bigint, done boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+  s    evervec.source;
+  page record;
+BEGIN
+  SELECT f.* INTO s FROM evervec.source f WHERE f.filling AND EXISTS (SELECT FROM pg_class WHERE oid = f.relation)
+  ORDER BY f.id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  SELECT * INTO page FROM evervec.enqueue_page(s.name, 'true', false, s.filled_to, p_limit);
+  UPDATE evervec.source AS f SET filling = page.scanned = p_limit, filled_to = coalesce(page.last_key, f.filled_to)
+  WHERE f.name = s.name;
+  RETURN QUERY SELECT s.name, page.scanned, page.enqueued, page.scanned < p_limit;
+END $$;
+
+---------------------------------------------------------------------------------------------------------------------
+-- For the worker
+---------------------------------------------------------------------------------------------------------------------
+
+-- The models that the sources name.
+CREATE OR REPLACE FUNCTION evervec.models()
+RETURNS TABLE (name text, revision text, dimension int, prompt text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT DISTINCT s.model, s.revision, s.dimension, s.prompt FROM evervec.source s
+$$;
+
+-- What there is to know about items, all in one snapshot: a version seen here belongs to the content seen with it.
+CREATE OR REPLACE FUNCTION evervec.read_items(p_source text, p_item_keys text[])
+RETURNS TABLE (item_key text, outbox_version bigint, outbox_state text, forced boolean, paused boolean, row_exists boolean,
+               eligible boolean, content text, content_hash text, embedding_hash text, model text, revision text,
+               dimension int, prompt text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s evervec.source := evervec.get_source(p_source);
+BEGIN
+  RETURN QUERY EXECUTE format($sql$
+    SELECT k.item_key, o.version, o.state, coalesce(o.forced, false), $3, i.id IS NOT NULL, coalesce(i.eligible, false),
+           i.content, i.content_hash, i.embedding_hash, $4, $5, $6, $7
+    FROM unnest($1) AS k (item_key)
+    LEFT JOIN evervec.outbox o ON o.source = $2 AND o.item_key = k.item_key
+    LEFT JOIN (%s) AS i ON i.item_key = k.item_key
+    $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$8')))
+  USING p_item_keys, p_source, s.paused, s.model, s.revision, s.dimension, s.prompt, evervec.valid_keys(s, p_item_keys);
+END $$;
+
+-- Compare and set. For each item: write its vector if its content still hashes to what was embedded, the hash being
+-- computed on the row that is locked; then acknowledge exactly the outbox version that was read, and only for items that
+-- were written or seen fresh, ineligible or gone. Items without a vector (hash null) are acknowledged only.
+-- Rows that somebody holds are skipped, and stay in the outbox.
+--   p_versions: the outbox version that was read, null where the item was not in the outbox
+--   p_hashes:   the content hash of what was embedded, null where nothing was
+--   p_vectors:  the vectors of those with a hash, one after the other
+-- Locks are taken in the order item, outbox row, as a writer's trigger takes them, and never waited for long.
+CREATE OR REPLACE FUNCTION evervec.write_back(
+  p_source text, p_item_keys text[], p_versions bigint[], p_hashes text[], p_vectors real[]
+) RETURNS TABLE (item_key text, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
+DECLARE
+  s       evervec.source := evervec.get_source(p_source);
+  keys    text[] := evervec.valid_keys(s, p_item_keys);
+  locked  text[];
+  written text[];
+BEGIN
+  EXECUTE format('SELECT array_agg(x.k) FROM (SELECT t.%1$I::text AS k FROM %2$s AS t WHERE %3$s '
+                 'ORDER BY t.%1$I FOR NO KEY UPDATE SKIP LOCKED) AS x', s.key_column, evervec.relation_sql(s.relation),
+                 evervec.keys_sql(s, '$1')) INTO locked USING keys;
+
+  -- The locked rows can't change any more: this statement sees what the vectors are compared with.
+  IF cardinality(p_vectors) > 0 AND cardinality(p_vectors) = s.dimension * cardinality(array_remove(p_hashes, NULL)) THEN
+    EXECUTE evervec.write_sql(s) INTO written
+    USING locked, p_item_keys, p_hashes, p_vectors, s.dimension, s.model_label, clock_timestamp();
+  END IF;
+
+  RETURN QUERY EXECUTE format($sql$
+    WITH seen AS MATERIALIZED (
+      SELECT k.item_key, k.version, CASE
+        WHEN k.item_key = ANY ($4) THEN 'embedded'
+        WHEN i.id IS NULL THEN 'gone'
+        WHEN NOT k.item_key = ANY ($3) THEN 'locked'
+        WHEN NOT i.eligible THEN 'ineligible'
+        WHEN i.embedding_hash = i.content_hash THEN 'unchanged'
+        ELSE 'superseded' END AS outcome
+      FROM unnest($1, $2) AS k (item_key, version) LEFT JOIN (%s) AS i ON i.item_key = k.item_key
+    ), waiting AS MATERIALIZED (
+      SELECT o.source, o.item_key FROM evervec.outbox o JOIN seen ON seen.item_key = o.item_key
+      WHERE o.source = $5 AND o.version = seen.version AND seen.outcome IN ('embedded', 'unchanged', 'ineligible', 'gone')
+      ORDER BY o.item_key FOR UPDATE OF o SKIP LOCKED
+    ), acknowledged AS (
+      DELETE FROM evervec.outbox o USING waiting w WHERE o.source = w.source AND o.item_key = w.item_key
+    )
+    SELECT seen.item_key, seen.outcome FROM seen
+    $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$6')))
+  USING p_item_keys, p_versions, coalesce(locked, '{}'), coalesce(written, '{}'), p_source, keys;
+END $$;
+
+-- The write of a write-back: $1 the locked keys, $2 all keys, $3 hashes, $4 vectors, $5 dimension, $6 model, $7 time.
+CREATE OR REPLACE FUNCTION evervec.write_sql(s evervec.source) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format($sql$
+    WITH given AS MATERIALIZED (
+      SELECT g.k::%1$s AS id, g.h, ($4[(g.n - 1) * $5 + 1 : g.n * $5])::%2$s.vector AS v
+      FROM (SELECT u.k, u.h, count(u.h) OVER (ORDER BY u.ord) AS n
+            FROM unnest($2, $3) WITH ORDINALITY AS u (k, h, ord)) AS g
+      WHERE g.h IS NOT NULL AND g.k = ANY ($1)
+    ), fit AS MATERIALIZED (
+      SELECT i.id, g.h, g.v FROM (%3$s) AS i JOIN given g ON g.id = i.id AND g.h = i.content_hash WHERE i.eligible
+    ), written AS (%4$s)
+    SELECT array_agg(written.k) FROM written
+    $sql$, s.key_type, evervec.vector_schema(), evervec.items_sql(s, evervec.keys_sql(s, '$1')),
+    format(CASE s.destination
+      WHEN 'column' THEN
+        'UPDATE %1$s AS t SET %3$I = fit.v, %4$I = fit.h, %5$I = $6, %6$I = $7 FROM fit '
+        'WHERE t.%2$I = fit.id RETURNING t.%2$I::text AS k'
+      ELSE
+        'INSERT INTO %7$s AS e (%2$I, %3$I, %4$I, %5$I, %6$I) SELECT fit.id, fit.v, fit.h, $6, $7 FROM fit '
+        'ON CONFLICT (%2$I) DO UPDATE SET %3$I = excluded.%3$I, %4$I = excluded.%4$I, %5$I = excluded.%5$I, '
+        '%6$I = excluded.%6$I RETURNING e.%2$I::text AS k'
+      END, evervec.relation_sql(s.relation), s.key_column, s.embedding_column, evervec.hash_column(s.embedding_column),
+      evervec.model_column(s.embedding_column), evervec.time_column(s.embedding_column), s.side_table::text))
+$$;
+
+-- An attempt at an item failed: count it, and give the item up after p_max_attempts. True when it is given up now.
+-- A version that is not the present one belongs to older content and counts for nothing.
+CREATE OR REPLACE FUNCTION evervec.record_failure(
+  p_source text, p_item_key text, p_version bigint, p_error text, p_max_attempts int
+) RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
+  WITH failed AS (
+    UPDATE evervec.outbox SET attempts = attempts + 1, last_error = left(p_error, 500),
+      state = CASE WHEN attempts + 1 >= p_max_attempts THEN 'failed' ELSE 'pending' END,
+      failed_at = CASE WHEN attempts + 1 >= p_max_attempts THEN clock_timestamp() END
+    WHERE source = p_source AND item_key = p_item_key AND version = p_version
+    RETURNING state = 'failed' AS given_up
+  )
+  SELECT coalesce((SELECT given_up FROM failed), false)
+$$;
+
+-- Say why an item waits, where it is not the item's fault: nothing is counted.
+CREATE OR REPLACE FUNCTION evervec.note_error(p_source text, p_item_key text, p_version bigint, p_error text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
+  UPDATE evervec.outbox SET last_error = left(p_error, 500)
+  WHERE source = p_source AND item_key = p_item_key AND version = p_version
+    AND last_error IS DISTINCT FROM left(p_error, 500)
+$$;
+
+---------------------------------------------------------------------------------------------------------------------
+-- For people
+---------------------------------------------------------------------------------------------------------------------
+
+-- The eligible items nearest to a vector (cosine distance) that have a vector of the source's present model.
+CREATE OR REPLACE FUNCTION evervec.search(p_source text, p_vector real[], p_limit int)
+RETURNS TABLE (item_key text, distance double precision, content text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s evervec.source := evervec.get_source(p_source);
+BEGIN
+  RETURN QUERY EXECUTE format(
+    'SELECT i.item_key, i.embedding OPERATOR(%1$s.<=>) $1::%1$s.vector(%2$s), i.content FROM (%3$s) AS i '
+    'WHERE i.eligible AND i.embedding_model = $2 AND i.embedding IS NOT NULL '
+    'ORDER BY i.embedding OPERATOR(%1$s.<=>) $1::%1$s.vector(%2$s) LIMIT $3',
+    evervec.vector_schema(), s.dimension, evervec.items_sql(s)) USING p_vector, s.model_label, p_limit;
+END $$;
+
+-- The exact counts of the next rows in the order of their keys; last_key is null when there are none left.
+CREATE OR REPLACE FUNCTION evervec.count_page(
+  p_source text, p_after text, p_limit bigint,
+  OUT last_key text, OUT total bigint, OUT eligible bigint, OUT fresh bigint
+) LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s evervec.source := evervec.get_source(p_source);
+BEGIN
+  EXECUTE format(
+    'WITH page AS MATERIALIZED (SELECT i.id, i.item_key, i.eligible, i.embedding_hash = i.content_hash AS fresh '
+    'FROM (%s) AS i WHERE $1 IS NULL OR i.id > $1::%s ORDER BY i.id LIMIT $2) '
+    'SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1), count(*), count(*) FILTER (WHERE page.eligible), '
+    'count(*) FILTER (WHERE page.eligible AND page.fresh) FROM page', evervec.items_sql(s), s.key_type)
+  INTO last_key, total, eligible, fresh USING p_after, p_limit;
+END $$;
+
+-- The counts of a source; zeros when its table is gone.
+CREATE OR REPLACE FUNCTION evervec.count_items(p_source text, OUT total bigint, OUT eligible bigint, OUT fresh bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  EXECUTE format(
+    'SELECT count(*), count(*) FILTER (WHERE i.eligible), count(*) FILTER (WHERE i.eligible AND i.embedding_hash = '
+    'i.content_hash) FROM (%s) AS i', evervec.items_sql(evervec.get_source(p_source))) INTO total, eligible, fresh;
+EXCEPTION WHEN undefined_table THEN
+  total := 0;
+  eligible := 0;
+  fresh := 0;
+END $$;
+
+-- Outbox rows whose item is not there.
+CREATE OR REPLACE FUNCTION evervec.orphans(p_source text) RETURNS TABLE (item_key text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s evervec.source := evervec.get_source(p_source);
+BEGIN
+  RETURN QUERY EXECUTE format(
+    'SELECT o.item_key FROM evervec.outbox o WHERE o.source = $1 AND NOT EXISTS (SELECT FROM %s AS t WHERE t.%I = CASE '
+    'WHEN pg_input_is_valid(o.item_key, %L) THEN o.item_key::%s END)', evervec.relation_sql(s.relation), s.key_column,
+    s.key_type, s.key_type) USING p_source;
+END $$;
+
+-- Remove the outbox rows whose item is not there. Returns how many.
+CREATE OR REPLACE FUNCTION evervec.drop_orphans(p_source text) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  dropped bigint;
+BEGIN
+  DELETE FROM evervec.outbox o USING evervec.orphans(p_source) AS x WHERE o.source = p_source AND o.item_key = x.item_key;
+  GET DIAGNOSTICS dropped = ROW_COUNT;
+  RETURN dropped;
+END $$;
+
+-- A random sample of fresh items with their vectors, for verify.
+CREATE OR REPLACE FUNCTION evervec.sample_items(p_source text, p_limit int)
+RETURNS TABLE (item_key text, content text, embedding real[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN QUERY EXECUTE format(
+    'SELECT i.item_key, i.content, i.embedding::real[] FROM (%s) AS i WHERE i.eligible AND i.embedding_hash = '
+    'i.content_hash ORDER BY random() LIMIT $1', evervec.items_sql(evervec.get_source(p_source))) USING p_limit;
+END $$;
+
+-- One item, explained.
+CREATE OR REPLACE FUNCTION evervec.explain_item(p_source text, p_item_key text)
+RETURNS TABLE (row_exists boolean, active boolean, blank_columns text[], eligible boolean, paused boolean, content_hash text,
+               embedding_hash text, embedding_model text, embedded_at timestamptz, model_label text, outbox jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s     evervec.source := evervec.get_source(p_source);
+  blank text;
+BEGIN
+  SELECT string_agg(format('CASE WHEN %s THEN NULL ELSE %L::text END', evervec.not_blank_sql('t', c), c), ', ') INTO blank
+  FROM unnest(s.required_columns) AS c;
+  RETURN QUERY EXECUTE format($sql$
+    SELECT i.id IS NOT NULL, coalesce(r.active, false), coalesce(r.blank, '{}'), coalesce(i.eligible, false), $3,
+           i.content_hash, i.embedding_hash, i.embedding_model, i.embedded_at, $4, to_jsonb(o)
+    FROM (SELECT $2) AS k (item_key)
+    LEFT JOIN (%1$s) AS i ON i.item_key = k.item_key
+    LEFT JOIN LATERAL (
+      SELECT t.evervec_active IS TRUE AS active, array_remove(ARRAY[%2$s]::text[], NULL) AS blank
+      FROM (SELECT t.*, (%3$s
+        ) AS evervec_active FROM %4$s AS t) AS t WHERE t.%5$I = i.id) AS r ON true
+    LEFT JOIN evervec.outbox o ON o.source = $1 AND o.item_key = k.item_key
+    $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$5')), blank, coalesce(s.active, 'true'),
+    evervec.relation_sql(s.relation), s.key_column)
+  USING p_source, p_item_key, s.paused, s.model_label, evervec.valid_keys(s, ARRAY[p_item_key]);
+END $$;
+
+CREATE OR REPLACE VIEW evervec.status AS
+SELECT s.name AS source, c.total, c.eligible, c.fresh, c.eligible - c.fresh AS stale,
+       w.pending, w.failed, CASE c.eligible WHEN 0 THEN 1 ELSE c.fresh::double precision / c.eligible END AS coverage,
+       w.oldest_pending_seconds, s.model, s.dimension, s.paused
+FROM evervec.source s
+CROSS JOIN LATERAL evervec.count_items(s.name) AS c
+CROSS JOIN LATERAL (
+  SELECT count(*) FILTER (WHERE o.state = 'pending') AS pending, count(*) FILTER (WHERE o.state = 'failed') AS failed,
+         coalesce(greatest(extract(epoch FROM clock_timestamp() - min(o.queued_at) FILTER (WHERE o.state = 'pending')), 0),
+                  0)::double precision AS oldest_pending_seconds
+  FROM evervec.outbox o WHERE o.source = s.name
+) AS w;
+COMMENT ON VIEW evervec.status IS 'One row a source: eligible = fresh + stale; failed items are stale; coverage = fresh / eligible.';
+
+CREATE OR REPLACE VIEW evervec.failures AS
+SELECT source, item_key, attempts, last_error, failed_at FROM evervec.outbox WHERE state = 'failed';
+COMMENT ON VIEW evervec.failures IS 'One row an item that was given up until its content changes or somebody retries it.';
+
+---------------------------------------------------------------------------------------------------------------------
+-- Roles and rights
+---------------------------------------------------------------------------------------------------------------------
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evervec FROM PUBLIC;
+
+SET LOCAL client_min_messages = notice;
+DO $$
+DECLARE
+  role_name text;
+  rights    text[][] := ARRAY[
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.instance_id()'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_items(text, text, bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.read_items(text, text[])'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.write_back(text, text[], bigint[], text[], real[])'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.record_failure(text, text, bigint, text, int)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.note_error(text, text, bigint, text)'],
+    ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_items(text)']];
+BEGIN
+  -- Sources that an earlier version of this file watches get this version's trigger functions.
+  PERFORM evervec.make_trigger_functions(s) FROM evervec.source s WHERE EXISTS (SELECT FROM pg_class WHERE oid = s.relation);
+
+  FOREACH role_name IN ARRAY ARRAY['evervec_listener', 'evervec_worker', 'evervec_viewer'] LOOP
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+      BEGIN
+        EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+      EXCEPTION
+        WHEN insufficient_privilege THEN
+          RAISE NOTICE 'you may not create the role %: have an administrator run CREATE ROLE %, then run this file again',
+            role_name, role_name;
+          CONTINUE;
+        WHEN duplicate_object OR unique_violation THEN
+          NULL; -- another database's installer was faster: roles belong to the whole cluster
+      END;
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA evervec TO %I', role_name);
+    FOR n IN 1 .. array_length(rights, 1) LOOP
+      CONTINUE WHEN rights[n][1] <> role_name;
+      EXECUTE format('GRANT %s TO %I', rights[n][2], role_name);
+    END LOOP;
+  END LOOP;
+END $$;
+
+COMMIT;
