@@ -55,6 +55,10 @@ class DatabaseError(EvervecError):
 
     exit_code = 2
 
+    def __init__(self, message: str | None = None, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
 
 class ServiceUnreachableError(EvervecError):
     """A service does not answer."""

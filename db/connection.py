@@ -1,0 +1,116 @@
+"""Connections to PostgreSQL, and its errors in evervec's words."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from db.vectors import register_vectors
+from evervec.errors import ConfigurationError, DatabaseError, ServiceUnreachableError
+
+Connection = AsyncConnection[DictRow]
+Pool = AsyncConnectionPool[Connection]
+
+_CONNECT_SECONDS = 10
+_NOT_INSTALLED = ("3F000", "42P01", "42883")  # no such schema, table or function
+
+
+async def connect(conninfo: str, *, application_name: str) -> Connection:
+    """An autocommit connection, whose rows are dictionaries.
+
+    ServiceUnreachableError when the server does not answer, ConfigurationError when the URL can't be read.
+    """
+    try:
+        connection = await AsyncConnection.connect(conninfo, **_options(conninfo, application_name))
+    except psycopg.OperationalError as error:
+        raise ServiceUnreachableError(f"PostgreSQL at {describe(conninfo)} does not answer: {_line(error)}") from None
+    await _configure(connection)
+    return connection
+
+
+@asynccontextmanager
+async def open_pool(conninfo: str, *, size: int, application_name: str) -> AsyncIterator[Pool]:
+    """A pool of at most `size` such connections; fails like `connect` when the first can't be made."""
+    await (await connect(conninfo, application_name=application_name)).close()
+    pool: Pool = AsyncConnectionPool(
+        conninfo,
+        connection_class=AsyncConnection[DictRow],
+        min_size=1,
+        max_size=size,
+        kwargs=_options(conninfo, application_name),
+        configure=_configure,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+        name=application_name,
+    )
+    async with pool:
+        yield pool
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise PostgreSQL's errors as evervec's: unreachable, not installed, or refused with the server's own words."""
+    try:
+        yield
+    except PoolTimeout:
+        raise ServiceUnreachableError("PostgreSQL does not answer: no connection became free in time") from None
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
+def translate(error: psycopg.Error) -> DatabaseError | ServiceUnreachableError | ConfigurationError:
+    """One clear line for an error of PostgreSQL. DETAIL is left out: it quotes rows."""
+    diagnosis = error.diag
+    if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
+        return ServiceUnreachableError(f"PostgreSQL does not answer: {_line(error)}")
+    if error.sqlstate in _NOT_INSTALLED and "evervec." in (diagnosis.message_primary or ""):
+        return ConfigurationError("evervec is not installed in this database: run `evervec init`")
+    message = diagnosis.message_primary or _line(error)
+    if diagnosis.message_hint:
+        message = f"{message}. {diagnosis.message_hint}"
+    return DatabaseError(message, sqlstate=error.sqlstate)
+
+
+def describe(conninfo: str) -> str:
+    """Where a connection string leads, without its password."""
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        return "an address that can't be read"
+    return f"{parts.get('host', 'the default socket')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+
+def _options(conninfo: str, application_name: str) -> dict[str, Any]:
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(
+            "EVERVEC_DATABASE_URL can't be read: write postgresql://user:password@host:port/database"
+        ) from None
+    return {
+        "autocommit": True,
+        "row_factory": dict_row,
+        "application_name": application_name,
+        "connect_timeout": int(parts.get("connect_timeout") or _CONNECT_SECONDS),
+        # A pooler may stand between: nothing may depend on the connection being the same one.
+        "prepare_threshold": None,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
+
+
+async def _configure(connection: Connection) -> None:
+    register_vectors(connection)
+    # Compare-and-set relies on each statement seeing what is committed.
+    await connection.execute("SET default_transaction_isolation TO 'read committed'")
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[-1] if text else type(error).__name__

@@ -1,0 +1,137 @@
+"""Items as the worker sees them: read, write back, record what went wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from psycopg import errors
+
+from db.connection import Pool, translated
+from db.queries import query
+from db.vectors import Vector
+from evervec.errors import DatabaseError, SourceNotFoundError
+from evervec.messages import Outcome
+from evervec.model import ModelSpec
+
+_NO_SUCH_SOURCE = "P0002"
+_TABLE_GONE = "42P01"
+
+
+@dataclass(frozen=True, slots=True)
+class ItemState:
+    """One item and its place in the outbox, seen in one snapshot."""
+
+    source: str
+    item_key: str
+    outbox_version: int | None
+    """None when the item is not in the outbox."""
+    failed: bool
+    """Given up until its content changes or somebody retries it."""
+    forced: bool
+    """To be embedded even if its hash is unchanged."""
+    paused: bool
+    exists: bool
+    eligible: bool
+    content: str | None
+    content_hash: str | None
+    embedding_hash: str | None
+    """The hash that the stored vector was made of, None without a vector."""
+    model: ModelSpec
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the stored vector is that of the present content."""
+        return self.eligible and self.embedding_hash == self.content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBack:
+    """What is to be written of one item; without a vector it is only acknowledged, if it needs none."""
+
+    item_key: str
+    outbox_version: int | None
+    content_hash: str | None = None
+    vector: Vector | None = None
+
+
+class Items:
+    """The items of all sources. Errors: SourceNotFoundError, DatabaseError, ServiceUnreachableError."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def models(self) -> list[ModelSpec]:
+        """The models that the sources name."""
+        return [ModelSpec(**row) for row in await self._rows("models", {})]
+
+    async def read(self, source: str, item_keys: Sequence[str]) -> list[ItemState]:
+        """The present state of some items, in any order."""
+        rows = await self._rows("read_items", {"source": source, "item_keys": list(item_keys)}, source)
+        return [_item_state(source, row) for row in rows]
+
+    async def write_back(self, source: str, writes: Sequence[WriteBack]) -> dict[str, Outcome]:
+        """Compare and set, then acknowledge the outbox versions that were read; one short transaction.
+
+        Rows that somebody holds come out as LOCKED and stay in the outbox.
+        """
+        embedded = {write.item_key: write.vector for write in writes if write.vector is not None and write.content_hash}
+        parameters = {
+            "source": source,
+            "item_keys": [write.item_key for write in writes],
+            "versions": [write.outbox_version for write in writes],
+            "hashes": [write.content_hash if write.item_key in embedded else None for write in writes],
+            "vectors": np.concatenate([*embedded.values(), np.empty(0, np.float32)]),
+        }
+        try:
+            rows = await self._rows("write_back", parameters, source)
+        except DatabaseError as error:
+            if isinstance(error.__cause__, errors.LockNotAvailable | errors.DeadlockDetected | errors.QueryCanceled):
+                return {write.item_key: Outcome.LOCKED for write in writes}
+            raise
+        return {row["item_key"]: Outcome(row["outcome"]) for row in rows}
+
+    async def record_failure(
+        self, source: str, item_key: str, version: int | None, error: str, *, max_attempts: int
+    ) -> bool:
+        """Count a failed attempt at this version of an item; True when the item is given up now."""
+        parameters = {
+            "source": source,
+            "item_key": item_key,
+            "version": version,
+            "error": error,
+            "max_attempts": max_attempts,
+        }
+        [row] = await self._rows("record_failure", parameters)
+        return bool(row["given_up"])
+
+    async def note_error(self, source: str, item_key: str, version: int | None, error: str) -> None:
+        """Say why an item waits, where it is not the item's fault; counts nothing."""
+        await self._rows("note_error", {"source": source, "item_key": item_key, "version": version, "error": error})
+
+    async def _rows(self, name: str, parameters: dict[str, Any], source: str | None = None) -> list[dict[str, Any]]:
+        try:
+            with translated():
+                async with self._pool.connection() as connection:
+                    return await (await connection.execute(query(name), parameters)).fetchall()
+        except DatabaseError as error:
+            if source is not None and error.sqlstate in {_NO_SUCH_SOURCE, _TABLE_GONE}:
+                raise SourceNotFoundError(source) from None
+            raise
+
+
+def _item_state(source: str, row: dict[str, Any]) -> ItemState:
+    return ItemState(
+        source=source,
+        item_key=row["item_key"],
+        outbox_version=row["outbox_version"],
+        failed=row["outbox_state"] == "failed",
+        forced=row["forced"],
+        paused=row["paused"],
+        exists=row["row_exists"],
+        eligible=row["eligible"],
+        content=row["content"],
+        content_hash=row["content_hash"],
+        embedding_hash=row["embedding_hash"],
+        model=ModelSpec(name=row["model"], revision=row["revision"], dimension=row["dimension"], prompt=row["prompt"]),
+    )

@@ -1,0 +1,56 @@
+"""The outbox as the listener sees it."""
+
+from typing import Any, NamedTuple
+
+from db.connection import Connection, translated
+from db.queries import query
+
+
+class OutboxItem(NamedTuple):
+    """An item that waits."""
+
+    source: str
+    item_key: str
+    content_hash: str | None
+    version: int
+
+
+class FillPage(NamedTuple):
+    """What one page of a first fill did."""
+
+    source: str
+    scanned: int
+    enqueued: int
+    done: bool
+
+
+class Outbox:
+    """Reads of the outbox on one connection. Errors: DatabaseError, ServiceUnreachableError."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def instance(self) -> str:
+        """The short id of this installation, part of every workflow id."""
+        [row] = await self._rows("instance_id", {})
+        return str(row["id"])
+
+    async def try_lead(self) -> bool:
+        """Take the session lock of the leading listener, if it is free."""
+        [row] = await self._rows("try_lead", {})
+        return bool(row["leads"])
+
+    async def read(self, after: tuple[str, str] | None, limit: int) -> list[OutboxItem]:
+        """Pending items of sources that are not paused, in the order of (source, item_key), beyond `after`."""
+        after_source, after_key = after or (None, None)
+        parameters = {"after_source": after_source, "after_key": after_key, "limit": limit}
+        return [OutboxItem(**row) for row in await self._rows("pending_items", parameters)]
+
+    async def fill_page(self, limit: int) -> FillPage | None:
+        """Enqueue the next page of a first fill, a transaction of its own; None when no fill is waiting."""
+        rows = await self._rows("fill_page", {"limit": limit})
+        return FillPage(**rows[0]) if rows else None
+
+    async def _rows(self, name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+        with translated():
+            return await (await self._connection.execute(query(name), parameters)).fetchall()

@@ -1,0 +1,103 @@
+-- The SQL that Python needs, in named blocks. What touches a watched table is a function in triggers.sql.
+
+-- name: instance_id
+-- Keeps the workflows of two databases on one Temporal namespace apart.
+SELECT evervec.instance_id() AS id;
+
+-- name: try_lead
+-- One listener leads: a session lock, gone with its connection.
+SELECT pg_try_advisory_lock(7310312410226385252) AS leads;
+
+-- name: pending_items
+SELECT source, item_key, content_hash, version
+FROM evervec.pending_items(%(after_source)s, %(after_key)s, %(limit)s);
+
+-- name: fill_page
+SELECT source, scanned, enqueued, done FROM evervec.fill_page(%(limit)s);
+
+-- name: models
+SELECT name, revision, dimension, prompt FROM evervec.models();
+
+-- name: read_items
+SELECT * FROM evervec.read_items(%(source)s, %(item_keys)s::text[]);
+
+-- name: write_back
+SELECT item_key, outcome
+FROM evervec.write_back(%(source)s, %(item_keys)s::text[], %(versions)s::bigint[], %(hashes)s::text[], %(vectors)s);
+
+-- name: record_failure
+SELECT evervec.record_failure(%(source)s, %(item_key)s, %(version)s, %(error)s, %(max_attempts)s) AS given_up;
+
+-- name: note_error
+SELECT evervec.note_error(%(source)s, %(item_key)s, %(version)s, %(error)s);
+
+-- name: watch
+SELECT evervec.watch(
+  relation => %(relation)s::regclass, text_columns => %(text_columns)s::name[], required => %(required)s::name[],
+  active => %(active)s, key => %(key)s::name, source => %(source)s, model => %(model)s,
+  dimension => %(dimension)s::int, prompt => %(prompt)s, revision => %(revision)s, destination => %(destination)s,
+  embedding => %(embedding)s::name, overwrite => %(overwrite)s
+) AS source;
+
+-- name: unwatch
+SELECT evervec.unwatch(%(source)s);
+
+-- name: source
+-- The model of a source, as a worker sees it.
+SELECT model, revision, dimension, prompt, paused, filling, key_column::text AS key_column FROM evervec.source
+WHERE name = %(source)s;
+
+-- name: source_names
+SELECT name FROM evervec.source WHERE %(source)s::text IS NULL OR name = %(source)s ORDER BY name;
+
+-- name: refire_page
+SELECT last_key, scanned, enqueued
+FROM evervec.refire_page(%(source)s, %(predicate)s, %(force)s, %(after)s, %(limit)s);
+
+-- name: refire_keys
+SELECT evervec.refire_keys(%(source)s, %(item_keys)s::text[], %(force)s) AS enqueued;
+
+-- name: pause
+SELECT evervec.pause(%(source)s);
+
+-- name: resume
+SELECT evervec.resume(%(source)s);
+
+-- name: retry
+SELECT evervec.retry(%(source)s, %(item_keys)s::text[]) AS retried;
+
+-- name: status
+SELECT source, total, eligible, fresh, stale, pending, failed, coverage, oldest_pending_seconds, model, dimension, paused
+FROM evervec.status WHERE %(source)s::text IS NULL OR source = %(source)s ORDER BY source;
+
+-- name: waiting
+-- What a --wait waits for: cheap, unlike status. filling counts as waiting, its items are on their way to the outbox.
+SELECT count(*) FILTER (WHERE o.state = 'pending') AS pending, count(*) FILTER (WHERE o.state = 'failed') AS failed,
+       (SELECT s.filling FROM evervec.source s WHERE s.name = %(source)s) AS filling
+FROM evervec.outbox o WHERE o.source = %(source)s
+  AND (%(item_keys)s::text[] IS NULL OR o.item_key = ANY (%(item_keys)s));
+
+-- name: failures
+SELECT source, item_key AS key, attempts, last_error AS error, failed_at FROM evervec.failures
+WHERE %(source)s::text IS NULL OR source = %(source)s ORDER BY source, item_key;
+
+-- name: failed_count
+SELECT count(*) AS failed FROM evervec.failures WHERE source = %(source)s;
+
+-- name: count_page
+SELECT last_key, total, eligible, fresh FROM evervec.count_page(%(source)s, %(after)s, %(limit)s);
+
+-- name: orphan_count
+SELECT count(*) AS orphaned FROM evervec.orphans(%(source)s);
+
+-- name: drop_orphans
+SELECT evervec.drop_orphans(%(source)s) AS dropped;
+
+-- name: sample_items
+SELECT item_key, content, embedding FROM evervec.sample_items(%(source)s, %(limit)s);
+
+-- name: explain_item
+SELECT * FROM evervec.explain_item(%(source)s, %(item_key)s);
+
+-- name: search
+SELECT item_key AS key, distance, content FROM evervec.search(%(source)s, %(vector)s, %(limit)s);
