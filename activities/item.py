@@ -1,0 +1,124 @@
+"""What an item's workflow asks for: bring one vector in line with its row."""
+
+import time
+from datetime import timedelta
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.heartbeat import heartbeats
+from activities.store import store_item_embedding
+from db.items import Items, ItemState, WriteBack
+from db.vectors import Vector
+from embedding.encoder import Encoder
+from evervec.errors import BadItemError, ConfigurationError, EvervecError
+from evervec.log import describe_error, get_logger
+from evervec.messages import GENERATE_ITEM_EMBEDDING, ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
+from evervec.settings import Settings
+from evervec.temporal import failure_of, passing_failure
+
+LOCKED_RETRY = timedelta(seconds=5)
+
+ITEM_AT_FAULT = ("22", "23", "P0")
+"""Classes of SQLSTATE that blame the row: data exception, integrity violation, an exception of a user's trigger."""
+
+log = get_logger(__name__)
+
+
+class ItemActivities:
+    """The activities on one item. A step may run twice, late or in parallel: the database compares before it sets."""
+
+    def __init__(self, items: Items, encoder: Encoder, settings: Settings) -> None:
+        self._items = items
+        self._encoder = encoder
+        self._max_attempts = settings.max_attempts
+
+    @activity.defn(name=GENERATE_ITEM_EMBEDDING)
+    async def generate_item_embedding(self, request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
+        """Read the item, embed it if its vector is stale, write the vector back and ack the change."""
+        about = log.bind(source=request.source, key=request.item_key)
+        started = time.perf_counter()
+        try:
+            async with heartbeats():
+                result = await self._generate(request)
+        except ApplicationError as failure:
+            about.info("item waits", reason=failure.type, ms=_since(started))
+            raise
+        except Exception as error:  # noqa: BLE001 - no error leaves the worker but by its class
+            about.warning("item not embedded", error=describe_error(error), ms=_since(started))
+            raise failure_of(error) from None
+        about.info("item done", outcome=result.outcome.value, ms=_since(started))
+        return result
+
+    async def _generate(self, request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
+        [state] = await self._items.read(request.source, [request.item_key])
+        if state.paused:
+            return _result(state, Outcome.PAUSED)
+        vector = None
+        if _stale(state, forced=request.force_regenerate or state.forced):
+            try:
+                vector = await self._embed(state)
+            except ConfigurationError as error:
+                await self._items.note_error(state.source, state.item_key, state.outbox_version, str(error))
+                raise
+            except Exception as error:
+                if isinstance(error, EvervecError) and not isinstance(error, BadItemError):
+                    raise
+                return await self._count_failure(state, error)
+        try:
+            return _result(state, await self._store(state, vector), vector)
+        except Exception as error:
+            if not _blames_item(error):
+                raise
+            return await self._count_failure(state, error)
+
+    async def _embed(self, state: ItemState) -> Vector:
+        vector: Vector
+        [vector] = await self._encoder.embed(state.model, [state.content or ""], live=True)
+        return vector
+
+    async def _store(self, state: ItemState, vector: Vector | None) -> Outcome:
+        write = WriteBack(state.item_key, state.outbox_version, state.content_hash, vector)
+        outcome = (await store_item_embedding(self._items, state.source, [write]))[state.item_key]
+        if outcome is Outcome.LOCKED:
+            raise passing_failure("ItemLocked", next_retry_delay=LOCKED_RETRY)
+        return outcome
+
+    async def _count_failure(self, state: ItemState, error: Exception) -> ItemEmbeddingResult:
+        """Count the attempt; raise the error while there are attempts left."""
+        if not await self._given_up(state, error):
+            raise error
+        return _result(state, Outcome.FAILED, error=error)
+
+    async def _given_up(self, state: ItemState, error: Exception) -> bool:
+        if state.outbox_version is None:  # asked for by hand: there is no row to count in
+            return activity.info().attempt >= self._max_attempts
+        reason = str(error) if isinstance(error, EvervecError) else describe_error(error)
+        return await self._items.record_failure(
+            state.source, state.item_key, state.outbox_version, reason, max_attempts=self._max_attempts
+        )
+
+
+def _stale(state: ItemState, *, forced: bool) -> bool:
+    return state.exists and state.eligible and (forced or not state.fresh)
+
+
+def _blames_item(error: Exception) -> bool:
+    return str(getattr(error, "sqlstate", None) or "").startswith(ITEM_AT_FAULT)
+
+
+def _result(
+    state: ItemState, outcome: Outcome, vector: Vector | None = None, error: Exception | None = None
+) -> ItemEmbeddingResult:
+    return ItemEmbeddingResult(
+        item_key=state.item_key,
+        outcome=outcome,
+        embedding_dimensions=None if vector is None else len(vector),
+        error_message=describe_error(error) if error else None,
+        content_hash=state.content_hash,
+    )
+
+
+def _since(started: float) -> int:
+    """Milliseconds since `started`."""
+    return round((time.perf_counter() - started) * 1000)
