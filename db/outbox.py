@@ -1,5 +1,6 @@
 """The outbox as the listener sees it."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from db.connection import Connection, translated
@@ -45,6 +46,11 @@ class Outbox:
         after_source, after_key = after or (None, None)
         parameters = {"after_source": after_source, "after_key": after_key, "limit": limit}
         return [OutboxItem(**row) for row in await self._rows("pending_items", parameters)]
+
+    async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
+        """Those of the items, each a source and a key, that are pending in sources that are not paused."""
+        parameters = {"sources": [source for source, _ in keys], "item_keys": [key for _, key in keys]}
+        return [OutboxItem(**row) for row in await self._rows("pending_among", parameters)] if keys else []
 
     async def fill_page(self, limit: int) -> FillPage | None:
         """Enqueue the next page of a first fill, a transaction of its own; None when no fill is waiting."""

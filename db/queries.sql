@@ -12,6 +12,10 @@ SELECT pg_try_advisory_lock(7310312410226385252) AS leads;
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_items(%(after_source)s, %(after_key)s, %(limit)s);
 
+-- name: pending_among
+SELECT source, item_key, content_hash, version
+FROM evervec.pending_among(%(sources)s::text[], %(item_keys)s::text[]);
+
 -- name: fill_page
 SELECT source, scanned, enqueued, done FROM evervec.fill_page(%(limit)s);
 

@@ -898,6 +898,18 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   ORDER BY o.source, o.item_key LIMIT p_limit
 $$;
 
+-- Those of the given items that are pending, in sources that are not paused: what was heard of is only a hint, and what
+-- was signalled has left the outbox when it is done.
+CREATE OR REPLACE FUNCTION evervec.pending_among(p_sources text[], p_item_keys text[])
+RETURNS TABLE (source text, item_key text, content_hash text, version bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT o.source, o.item_key, o.content_hash, o.version
+  FROM unnest(p_sources, p_item_keys) AS k (source, item_key)
+  JOIN evervec.outbox o ON o.source = k.source AND o.item_key = k.item_key
+  JOIN evervec.source s ON s.name = o.source
+  WHERE o.state = 'pending' AND NOT s.paused
+$$;
+
 -- One page of a first fill, in its own short transaction; no row when no fill is waiting. An item that a user's
 -- transaction has in the outbox at this moment makes the page wait; it gives up soon, so that nobody waits for the page.
 CREATE OR REPLACE FUNCTION evervec.fill_page(p_limit bigint)
@@ -1185,6 +1197,7 @@ DECLARE
   rights    text[][] := ARRAY[
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_items(text, text, bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
