@@ -18,6 +18,7 @@ from psycopg import sql
 
 from cli.stack.child import Child, Command, Say, poll_until, quiet, stop_process
 from cli.stack.ports import HOST, choose_port
+from cli.stack.service import Service
 from cli.stack.user import make_reachable, make_readable, postgres_user
 from evervec.errors import ConfigurationError, ServiceUnreachableError
 
@@ -40,7 +41,7 @@ OPTIONS = {
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-class PostgresServer:
+class PostgresServer(Service):
     """One PostgreSQL server on the loopback interface, with its data, its password and its log in `data_dir`.
 
     `port` is the one to use if it is free; None: any. `options` are settings that override the server's own.
@@ -60,6 +61,7 @@ class PostgresServer:
         log_file: Path | None = None,
         say: Say = quiet,
     ) -> None:
+        super().__init__()
         self._home = data_dir.resolve()
         self._cluster = self._home / "cluster"
         self._password_file = self._home / "password"
@@ -69,17 +71,16 @@ class PostgresServer:
         self._bin = _binaries(version)
         self._options = OPTIONS | dict(options or {}) | ({} if durable else NOT_DURABLE)
         self._say = say
-        self._child: Child | None = None
         self.port: int | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the server while it runs."""
-        return self._child.pid if self._child else None
 
     def conninfo(self, database: str = DATABASE) -> str:
         """The connection string of a database, with the password."""
         return f"postgresql://{SUPERUSER}:{self._password()}@{HOST}:{self.port}/{quote(database, safe='')}"
+
+    @property
+    def url(self) -> str:
+        """Where the database `evervec` is, without the password."""
+        return f"postgresql://{SUPERUSER}@{HOST}:{self.port}/{DATABASE}"
 
     def describe(self) -> str:
         """What it is and where, in one line, without the password."""
@@ -100,17 +101,6 @@ class PostgresServer:
         except BaseException:
             await self.stop()
             raise
-
-    async def stop(self) -> None:
-        """End the sessions and stop; nothing happens when it is not running."""
-        if self._child:
-            await self._child.stop()
-
-    async def wait(self) -> int:
-        """Wait until the server has ended; its return code."""
-        if self._child is None:
-            raise RuntimeError("PostgreSQL was never started")
-        return await self._child.wait()
 
     async def create_database(self, name: str) -> None:
         """Make a database with pgvector, unless it is there."""
@@ -200,22 +190,27 @@ class PostgresServer:
             )
 
     async def _start_on_free_port(self) -> None:
-        for _ in range(PORT_ATTEMPTS):
-            self.port = choose_port(self.port or self._preferred_port)
-            if self._preferred_port and self.port != self._preferred_port:
-                self._say(f"port {self._preferred_port} is taken: PostgreSQL listens on {self.port}")
+        # Once started, it keeps its port: others were told of it.
+        chosen_before = self.port
+        for _ in range(1 if chosen_before else PORT_ATTEMPTS):
+            self.port = chosen_before or self._choose_port()
             self._child = Child(
                 self._command(self.port), log_file=self._log_file, pid_file=self._home / "postgres.process"
             )
             self._child.start()
             if await self._answers(self._child):
                 return
+            # Taken by somebody else between the choice and the start?
             if "Address already in use" not in self._child.log_tail():
                 break
-            # Taken by somebody else between the choice and the start.
-            self.port = None
         tail = self._child.log_tail() if self._child else ""
         raise ServiceUnreachableError(f"PostgreSQL does not start: {_last_line(tail)} (see {self._log_file})")
+
+    def _choose_port(self) -> int:
+        port = choose_port(self._preferred_port)
+        if self._preferred_port and port != self._preferred_port:
+            self._say(f"port {self._preferred_port} is taken: PostgreSQL listens on {port}")
+        return port
 
     async def _answers(self, child: Child) -> bool:
         """Wait until the server takes connections; false when it has ended instead."""

@@ -10,16 +10,18 @@ from temporalio.service import RPCError
 
 from cli.stack.child import Child, Command, Say, poll_until, quiet
 from cli.stack.ports import HOST, choose_port
+from cli.stack.service import Service
 from evervec.errors import ConfigurationError, ServiceUnreachableError
 
 START_SECONDS = 60.0
 PORT_ATTEMPTS = 5
 
 
-class TemporalServer:
+class TemporalServer(Service):
     """One Temporal server on the loopback interface, its histories in `db_file`.
 
-    The ports are the ones to use if they are free; None: any. The web page is served when `ui` is set.
+    The ports are the ones to use if they are free; None: any. The web page is served when `ui` is set. Namespace
+    `default` is always there, beside `namespace`.
     """
 
     name = "Temporal"
@@ -29,25 +31,22 @@ class TemporalServer:
         db_file: Path,
         port: int | None = None,
         *,
+        namespace: str = "default",
         ui: bool = False,
         ui_port: int | None = None,
         log_file: Path | None = None,
         say: Say = quiet,
     ) -> None:
+        super().__init__()
         self._db_file = db_file.resolve()
         self._preferred_port = port
+        self._namespace = namespace
         self._preferred_ui_port = ui_port
         self._ui = ui
         self._log_file = log_file or self._db_file.with_suffix(".log")
         self._say = say
-        self._child: Child | None = None
         self.port: int | None = None
         self.ui_port: int | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the server while it runs."""
-        return self._child.pid if self._child else None
 
     @property
     def address(self) -> str:
@@ -76,37 +75,28 @@ class TemporalServer:
             await self.stop()
             raise
 
-    async def stop(self) -> None:
-        """Stop; nothing happens when it is not running."""
-        if self._child:
-            await self._child.stop()
-
-    async def wait(self) -> int:
-        """Wait until the server has ended; its return code."""
-        if self._child is None:
-            raise RuntimeError("Temporal was never started")
-        return await self._child.wait()
-
     async def _start_on_free_ports(self) -> None:
-        for _ in range(PORT_ATTEMPTS):
-            self._choose_ports()
+        # Once started, it keeps its ports: others were told of them.
+        chosen_before = self.port is not None
+        for _ in range(1 if chosen_before else PORT_ATTEMPTS):
+            if not chosen_before:
+                self._choose_ports()
             self._child = self._new_child(self.port or 0)
             self._child.start()
             if await self._healthy(self._child):
                 return
+            # Taken by somebody else between the choice and the start?
             if "address already in use" not in self._child.log_tail():
                 break
-            # Taken by somebody else between the choice and the start.
-            self.port = self.ui_port = None
         tail = (self._child.log_tail(1) if self._child else "") or "it says nothing"
         raise ServiceUnreachableError(f"Temporal does not start: {tail} (see {self._log_file})")
 
     def _choose_ports(self) -> None:
-        self.port = choose_port(self.port or self._preferred_port)
+        self.port = choose_port(self._preferred_port)
         if self._preferred_port and self.port != self._preferred_port:
             self._say(f"port {self._preferred_port} is taken: Temporal listens on {self.port}")
         if self._ui:
-            self.ui_port = choose_port(self.ui_port or self._preferred_ui_port)
+            self.ui_port = choose_port(self._preferred_ui_port)
             if self._preferred_ui_port and self.ui_port != self._preferred_ui_port:
                 self._say(f"port {self._preferred_ui_port} is taken: Temporal's web page is on {self.ui_port}")
 
@@ -115,7 +105,7 @@ class TemporalServer:
         async for _ in poll_until(START_SECONDS):
             if not child.running:
                 return False
-            if await _answers(self.address):
+            if await _answers(self.address, self._namespace):
                 return True
         raise ServiceUnreachableError(f"Temporal did not answer within {START_SECONDS:.0f} s (see {self._log_file})")
 
@@ -123,16 +113,16 @@ class TemporalServer:
         ui = ["--ui-port", str(self.ui_port)] if self._ui else ["--headless"]
         argv = [
             *(_binary(), "server", "start-dev", "--ip", HOST, "--port", str(port), *ui),
-            *("--db-filename", str(self._db_file), "--log-level", "warn"),
+            *("--db-filename", str(self._db_file), "--log-level", "warn", "--namespace", self._namespace),
         ]
         pid_file = self._db_file.with_name(f"{self._db_file.name}.process")
         return Child(Command(self.name, argv), log_file=self._log_file, pid_file=pid_file)
 
 
-async def _answers(address: str) -> bool:
+async def _answers(address: str, namespace: str) -> bool:
     try:
         async with asyncio.timeout(5):
-            client = await Client.connect(address)
+            client = await Client.connect(address, namespace=namespace)
             await client.count_workflows()
     except (RPCError, RuntimeError, TimeoutError):
         return False

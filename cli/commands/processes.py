@@ -1,0 +1,18 @@
+"""`evervec listener` and `evervec worker`: the two processes that do the work."""
+
+from cli.processes import run_until_stopped
+from evervec.settings import load_settings
+
+
+def listener() -> None:
+    """Hear of changed rows and start their workflows."""
+    from listener.daemon import run_listener  # noqa: PLC0415 - a command loads what it runs, no more
+
+    run_until_stopped(run_listener(load_settings()))
+
+
+def worker() -> None:
+    """Embed changed items and write their vectors back."""
+    from service.worker import run_worker  # noqa: PLC0415 - a command loads what it runs, no more
+
+    run_until_stopped(run_worker(load_settings()))

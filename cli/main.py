@@ -1,0 +1,59 @@
+"""`evervec`: the commands, put together."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cli.commands import processes, up
+from cli.errors import exit_code_of
+from cli.reference import environment_help
+from evervec.log import configure_logging
+from evervec.settings import load_settings
+
+# In the order in which the help shows them. A function's parameters and docstring are the command's.
+COMMANDS = (
+    up.up,
+    processes.listener,
+    processes.worker,
+)
+
+app = typer.Typer(
+    name="evervec",
+    epilog=environment_help(),
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"evervec {version('evervec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def evervec(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Keep vector embeddings true to the Postgres rows they describe."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    configure_logging(load_settings())
+
+
+def run() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(exit_code_of(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    run()
