@@ -1,0 +1,268 @@
+"""The encoder: one queue and one thread for everything that a worker embeds.
+
+Work is done in steps. A step takes waiting requests for one model together, live ones before bulk ones, and is kept
+short, so that a live request never waits behind much bulk work. A request's texts go shortest first: those of a step
+are then of similar length, and little is computed on padding.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from embedding.base import Embedder, Vectors
+from embedding.embedders import load_embedder
+from embedding.thread import WorkThread
+from evervec.errors import BadItemError, DimensionError, EvervecError, ModelUnavailableError
+from evervec.log import get_logger
+from evervec.model import ModelSpec
+from evervec.settings import Settings
+
+STEP_SECONDS = 0.25
+"""How long a step may take; its size follows the model's speed."""
+STEP_TEXTS = 128
+"""Beyond this many texts a longer step is no faster."""
+STEP_SIZE_FIRST, STEP_SIZE_LEAST, STEP_SIZE_MOST = 4_000, 500, 128_000
+"""A step's size, in characters that a model reads."""
+RELOAD_SECONDS = 10.0
+"""How long a model that cannot be loaded is not tried again."""
+CLOSE_SECONDS = 5.0
+"""How long `close` waits for a step or a load that is under way."""
+
+logger = get_logger("evervec.embedding")
+
+
+class Encoder:
+    """Embeds texts for everybody in one event loop: `async with Encoder(settings) as encoder`."""
+
+    def __init__(self, settings: Settings, load: Callable[[ModelSpec, Settings], Embedder] = load_embedder) -> None:
+        self._settings = settings
+        self._load = load
+        self._models: dict[tuple[str, str], _Model] = {}
+        self._failures: dict[tuple[str, str], _Failure] = {}
+        self._live: deque[_Request] = deque()
+        self._bulk: deque[_Request] = deque()
+        self._arrival = asyncio.Event()
+        self._dispatcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._thread = WorkThread("evervec-encoder")
+        self._dispatcher = asyncio.create_task(self._dispatch(), name="evervec-encoder")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the models that are loaded."""
+        return tuple(name for name, _revision in self._models)
+
+    async def embed(self, model: ModelSpec, texts: Sequence[str], *, live: bool = True) -> Vectors:
+        """Embed the texts: (len(texts), model.dimension), L2-normalised, in their order.
+
+        It fails as a whole: BadItemError if one of the texts cannot be embedded, ModelUnavailableError or
+        DimensionError if none can; what else the model raises is passed on.
+        """
+        if self._dispatcher is None:
+            raise EvervecError("the encoder is closed")
+        if not texts:
+            return np.empty((0, model.dimension), dtype=np.float32)
+        if not all(map(_is_unicode, texts)):
+            raise BadItemError("a text holds half a surrogate pair, which is no character")
+        distinct = sorted(dict.fromkeys(texts), key=len)
+        request = _Request(model, distinct, asyncio.get_running_loop().create_future())
+        (self._live if live else self._bulk).append(request)
+        self._arrival.set()
+        return _pick(await request.result, distinct, texts)
+
+    async def close(self) -> None:
+        """Fail what waits, and end the thread after what it is at, or some seconds later."""
+        if self._dispatcher is None:
+            return
+        dispatcher, self._dispatcher = self._dispatcher, None
+        dispatcher.cancel()
+        await asyncio.wait([dispatcher])
+        _fail([*self._live, *self._bulk], EvervecError("the encoder was closed before this was embedded"))
+        await self._thread.stop(CLOSE_SECONDS)
+
+    async def _dispatch(self) -> None:
+        while True:
+            for lane in (self._live, self._bulk):
+                while lane and lane[0].result.done():
+                    lane.popleft()
+            if self._live or self._bulk:
+                await self._serve(self._live or self._bulk)
+            else:
+                self._arrival.clear()
+                await self._arrival.wait()
+
+    async def _serve(self, lane: "deque[_Request]") -> None:
+        """Load the model of the lane's first request, or do a step with it."""
+        spec = lane[0].model
+        model = self._models.get((spec.name, spec.revision))
+        if model is None:
+            await self._load_model(spec)
+        elif spec.dimension != model.embedder.dimension:
+            _fail([lane[0]], _dimension_error(spec, model.embedder.dimension))
+        else:
+            await _step(self._thread, model, lane)
+
+    async def _load_model(self, spec: ModelSpec) -> None:
+        key = (spec.name, spec.revision)
+        started = time.monotonic()
+        failure = self._failures.get(key)
+        if failure is None or failure.until < started:
+            logger.info("loading model", model=spec.name)
+            try:
+                embedder = await self._thread.call(partial(self._load, spec, self._settings))
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the model hear of it
+                failure = self._failures[key] = _Failure.after(time.monotonic() - started, str(error))
+                logger.warning("model unavailable", model=spec.name, reason=failure.reason)
+            else:
+                seconds = round(time.monotonic() - started, 2)
+                logger.info("model loaded", model=spec.name, dimension=embedder.dimension, seconds=seconds)
+                self._models[key] = _Model(embedder)
+                return
+        waiting = (request for request in (*self._live, *self._bulk) if request.is_for(key))
+        _fail(waiting, ModelUnavailableError(failure.reason))
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    model: ModelSpec
+    texts: list[str]
+    """Distinct, shortest first."""
+    result: "asyncio.Future[Vectors]"
+    """A row for each of the texts; done as well when nobody waits any more."""
+    rows: list[Vectors] = field(default_factory=list)
+    finished: int = 0
+    alone: bool = False
+    """Not to be merged with others: it is one of some that failed together."""
+
+    def is_for(self, key: tuple[str, str]) -> bool:
+        return (self.model.name, self.model.revision) == key
+
+    def add(self, vectors: Vectors) -> None:
+        """Take the next texts' vectors."""
+        if self.result.done():
+            return
+        if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
+            self.result.set_exception(BadItemError("the model gives no usable vector: it is zero, or not finite"))
+            return
+        self.rows.append(vectors)
+        self.finished += len(vectors)
+        if self.finished == len(self.texts):
+            self.result.set_result(np.concatenate(self.rows))
+
+
+class _Part(NamedTuple):
+    """What a step does of one request."""
+
+    request: _Request
+    texts: list[str]
+
+
+class _Failure(NamedTuple):
+    reason: str
+    until: float
+
+    @classmethod
+    def after(cls, seconds: float, reason: str) -> Self:
+        """Not to be tried again for long enough that the attempts cost the other models little."""
+        return cls(reason, time.monotonic() + max(RELOAD_SECONDS, 3 * seconds))
+
+
+class _Model:
+    """A model that is loaded, and how much it gets done in the time of a step."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+        self.step_size = STEP_SIZE_FIRST
+
+    def encode(self, texts: list[str], prompt: str) -> Vectors:
+        vectors = np.asarray(self.embedder.encode(texts, prompt), dtype=np.float32)
+        if vectors.shape != (len(texts), self.embedder.dimension):
+            raise EvervecError(f"the model gave an array of shape {vectors.shape} for {len(texts)} texts")
+        return vectors
+
+    def learn(self, texts: list[str], seconds: float) -> None:
+        """Adapt the size of the steps to the time that one took."""
+        if seconds > STEP_SECONDS and len(texts) > 1:
+            self.step_size = max(self.step_size // 2, STEP_SIZE_LEAST)
+        elif seconds < STEP_SECONDS / 2 and sum(map(_size, texts)) > self.step_size / 2:
+            self.step_size = min(self.step_size * 2, STEP_SIZE_MOST)
+
+
+async def _step(thread: WorkThread, model: _Model, lane: deque[_Request]) -> None:
+    """Embed what the lane's first request and those like it have waiting, as much as a step may take."""
+    parts = _take(lane, model.step_size)
+    texts = sorted(dict.fromkeys(text for part in parts for text in part.texts), key=len)
+    started = time.monotonic()
+    try:
+        vectors = await thread.call(partial(model.encode, texts, lane[0].model.prompt))
+    except Exception as error:  # noqa: BLE001 - it goes to the request that it belongs to
+        if len(parts) == 1:
+            _fail([parts[0].request], error)
+        for part in parts:
+            part.request.alone = True
+        return
+    model.learn(texts, time.monotonic() - started)
+    for part in parts:
+        part.request.add(_pick(vectors, texts, part.texts))
+
+
+def _take(lane: deque[_Request], size: int) -> list[_Part]:
+    """The texts of a step: at least one, and as many more of the same kind as its size allows."""
+    first = lane[0]
+    alike = (other for other in lane if other.model == first.model and not other.alone and not other.result.done())
+    parts: list[_Part] = []
+    count = 0
+    for request in [first] if first.alone else alike:
+        part = _Part(request, [])
+        parts.append(part)
+        for text in islice(request.texts, request.finished, None):
+            size -= _size(text)
+            if count and (size < 0 or count == STEP_TEXTS):
+                return parts if part.texts else parts[:-1]
+            part.texts.append(text)
+            count += 1
+    return parts
+
+
+def _size(text: str) -> int:
+    """What a text costs, roughly: models read about so many characters of it, and each text costs something."""
+    return min(len(text), 2_000) + 20
+
+
+def _pick(vectors: Vectors, texts: list[str], wanted: Sequence[str]) -> Vectors:
+    """The wanted texts' rows of the vectors, which are those of `texts`."""
+    row = {text: number for number, text in enumerate(texts)}
+    return vectors[[row[text] for text in wanted]]
+
+
+def _fail(requests: Iterable[_Request], error: Exception) -> None:
+    for request in requests:
+        if not request.result.done():
+            request.result.set_exception(error)
+
+
+def _dimension_error(spec: ModelSpec, dimension: int) -> DimensionError:
+    return DimensionError(
+        f"the model {spec.name!r} gives {dimension} dimensions, the source's column has {spec.dimension}: "
+        f"`evervec watch … --dimension {dimension}`"
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
