@@ -1,0 +1,199 @@
+"""The listener's process: start, stop, and what it is doing now."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+
+from temporalio.client import Client
+
+from db.connection import connect as connect_database
+from db.listen import NotificationStream
+from db.outbox import Outbox, OutboxItem
+from evervec.errors import EvervecError
+from evervec.log import get_logger
+from evervec.settings import Settings
+from evervec.temporal import connect as connect_temporal
+from evervec.temporal import ensure_search_attributes, fits_workflow_id, start_item_workflow
+from listener.backoff import Backoff
+from listener.lookout import Filler, Lookout
+from listener.notify import Ear
+from listener.route import Router
+from listener.standby import Standby
+
+HELP_SECONDS = 300.0
+"""How long to help a leader that is stuck, before trying again to take its place."""
+
+_log = get_logger(__name__)
+
+
+class Role(StrEnum):
+    """What a listener is doing."""
+
+    STOPPED = "stopped"
+    RECONNECTING = "reconnecting"
+    STANDBY = "standby"
+    HELPING = "helping"
+    LEADING = "leading"
+
+
+@dataclass(frozen=True)
+class ListenerStatus:
+    """What a listener is doing now; counts since it was started."""
+
+    role: Role
+    waiting: int
+    """Items that wait to be quiet."""
+    under_way: int
+    """Items that were signalled and not seen to leave the outbox yet."""
+    signalled: int
+    heard: int
+    """Notifications, garbage included."""
+    garbage: int
+    filling: str | None
+    """The source whose first fill runs."""
+    temporal_away: bool
+
+
+class Listener:
+    """From a NOTIFY to a signal: one process, of which any number may run; one leads, the others wait."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._role = Role.STOPPED
+        self._instance = ""
+        self._temporal: Client | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._backoff = Backoff()
+        self._bell = asyncio.Event()
+        self._router = Router(settings, self._signal, self._fits, time.monotonic)
+        self._ear = Ear(self._router, self._bell)
+        self._lookout = Lookout(self._router, self._bell)
+        self._filler = Filler(self._bell)
+        self._standby = Standby()
+
+    async def start(self) -> None:
+        """Connect and go to work. ServiceUnreachableError when PostgreSQL or Temporal is not there at first."""
+        stream = await NotificationStream.open(self._settings.listen_conninfo)
+        try:
+            self._instance = await Outbox(stream.connection).instance()
+            self._temporal = await connect_temporal(self._settings)
+            await ensure_search_attributes(self._temporal)
+        except BaseException:
+            await stream.close()
+            raise
+        self._running = asyncio.create_task(self._run(stream))
+        _log.info("listener started", instance=self._instance, temporal=self._settings.temporal_address)
+
+    async def wait(self) -> None:
+        """Wait until the listener ends, which it does by itself only on a programming error: that is raised here."""
+        if self._running:
+            await asyncio.shield(self._running)
+
+    async def stop(self) -> None:
+        """End all work. Nothing is lost: what was not signalled is in the outbox."""
+        if self._running:
+            self._running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._running
+            self._running = None
+        self._role = Role.STOPPED
+        _log.info("listener stopped")
+
+    def status(self) -> ListenerStatus:
+        """What it is doing now."""
+        return ListenerStatus(
+            role=self._role,
+            waiting=self._router.waiting,
+            under_way=self._router.under_way,
+            signalled=self._router.signalled,
+            heard=self._ear.heard,
+            garbage=self._ear.garbage,
+            filling=self._filler.filling,
+            temporal_away=self._router.away,
+        )
+
+    async def _run(self, stream: NotificationStream) -> None:
+        while True:
+            try:
+                await self._serve(stream)
+            except* EvervecError as errors:
+                self._role = Role.RECONNECTING
+                _log.warning("PostgreSQL is away: reconnecting", error=str(errors.exceptions[0]))
+            stream = await self._reconnect()
+
+    async def _reconnect(self) -> NotificationStream:
+        while True:
+            await asyncio.sleep(self._backoff.next())
+            with suppress(EvervecError):
+                return await NotificationStream.open(self._settings.listen_conninfo)
+
+    async def _serve(self, stream: NotificationStream) -> None:
+        """One connection's life."""
+        try:
+            self._role = Role.STANDBY
+            while True:
+                if await self._standby.wait(Outbox(stream.connection)):
+                    await self._work(stream, Role.LEADING)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(HELP_SECONDS):
+                        await self._work(stream, Role.HELPING)
+        finally:
+            await stream.close()
+
+    async def _work(self, stream: NotificationStream, role: Role) -> None:
+        # Who listens before the first look misses nothing: what commits before the look is seen, later it is heard.
+        await stream.listen()
+        async with self._outbox() as outbox, self._outbox() as filling, asyncio.TaskGroup() as parts:
+            self._instance = await outbox.instance()
+            self._role = role
+            self._backoff.reset()
+            _log.info("listener leads" if role is Role.LEADING else "listener helps", instance=self._instance)
+            parts.create_task(self._ear.run(stream))
+            parts.create_task(self._lookout.run(outbox))
+            parts.create_task(self._router.run(outbox))
+            parts.create_task(self._filler.run(filling))
+
+    @asynccontextmanager
+    async def _outbox(self) -> AsyncIterator[Outbox]:
+        connection = await connect_database(self._settings.database_conninfo, application_name="evervec listener")
+        async with connection:
+            yield Outbox(connection)
+
+    async def _signal(self, item: OutboxItem) -> None:
+        assert self._temporal  # noqa: S101 - start() connects before anything can be signalled
+        await start_item_workflow(
+            self._temporal,
+            self._settings,
+            self._instance,
+            item.source,
+            item.item_key,
+            content_hash=item.content_hash,
+        )
+
+    def _fits(self, item: OutboxItem) -> bool:
+        return fits_workflow_id(self._instance, item.source, item.item_key)
+
+
+async def run_listener(settings: Settings) -> None:
+    """Run a listener until SIGTERM or SIGINT. ServiceUnreachableError when a service is not there at first."""
+    listener = Listener(settings)
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        await listener.start()
+        running, stopping = asyncio.ensure_future(listener.wait()), asyncio.ensure_future(stopped.wait())
+        done, _ = await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if running in done:
+            running.result()
+        running.cancel()
+    finally:
+        await listener.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

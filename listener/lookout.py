@@ -1,0 +1,121 @@
+"""Looks into the outbox by itself: the bell need not ring for every change."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from db.outbox import FillPage, OutboxItem
+from evervec.errors import DatabaseError
+from evervec.log import describe_error, get_logger
+from listener.backoff import Backoff
+from listener.debounce import Clock
+from listener.route import Router
+
+IDLE_SECONDS = 1.0
+BUSY_SECONDS = 0.25
+SETTLE_SECONDS = 0.03
+"""After a ring, until those have committed that did not ring because somebody was ringing already."""
+PAGE = 500
+PAGES = 4
+"""Pages a look, so that a look costs the same however long the outbox is; the next look goes on where it ended."""
+FILL_PAGE = 500
+
+_log = get_logger(__name__)
+
+
+class Reader(Protocol):
+    """The outbox, as far as a look needs it."""
+
+    async def read(self, after: tuple[str, str] | None, limit: int) -> list[OutboxItem]:
+        """The next pending items after this source and key."""
+
+    async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
+        """Those of the items that are pending."""
+
+
+class Filling(Protocol):
+    """The outbox, as far as a first fill needs it."""
+
+    async def fill_page(self, limit: int) -> FillPage | None:
+        """Enqueue the next page of a first fill; None when no fill is waiting."""
+
+
+class Lookout:
+    """Shows the router what is in the outbox: right after a ring, and every second besides."""
+
+    def __init__(self, router: Router, bell: asyncio.Event, clock: Clock = time.monotonic) -> None:
+        self._router = router
+        self._bell = bell
+        self._clock = clock
+        self._after: tuple[str, str] | None = None
+
+    async def run(self, outbox: Reader) -> None:
+        """Look, wait, look again, until cancelled. ServiceUnreachableError when the database is lost."""
+        self._after = None
+        while True:
+            busy = await self.look(outbox)
+            await self._pause(BUSY_SECONDS if busy else IDLE_SECONDS)
+
+    async def look(self, outbox: Reader) -> bool:
+        """Look once; returns whether something has come or gone."""
+        moved = await self._router.settle(outbox)
+        for _ in range(PAGES):
+            seen_at = self._clock()
+            page = await outbox.read(self._after, PAGE)
+            moved += sum(self._router.seen(item, seen_at) for item in page)
+            self._after = (page[-1].source, page[-1].item_key) if len(page) == PAGE else None
+            if self._after is None:
+                break
+        return moved > 0
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._bell.wait()
+        if self._bell.is_set():
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._bell.clear()
+
+
+class Filler:
+    """Enqueues the rows that were there before their table was watched, page by page."""
+
+    def __init__(self, bell: asyncio.Event) -> None:
+        self._bell = bell
+        self._backoff = Backoff(first=0.5)
+        self.filling: str | None = None
+        """The source whose first fill runs."""
+
+    async def run(self, outbox: Filling) -> None:
+        """Fill whatever asks for it, until cancelled. ServiceUnreachableError when the database is lost."""
+        while True:
+            started = time.monotonic()
+            page = await self._fill_page(outbox)
+            if page is None:
+                await asyncio.sleep(IDLE_SECONDS)
+            else:
+                self._bell.set()
+                # Half of the time belongs to others.
+                await asyncio.sleep(time.monotonic() - started)
+
+    async def _fill_page(self, outbox: Filling) -> FillPage | None:
+        try:
+            page = await outbox.fill_page(FILL_PAGE)
+        except DatabaseError as error:
+            _log.warning("a page of a first fill failed; it will be tried again", error=describe_error(error))
+            await asyncio.sleep(self._backoff.next())
+            return None
+        self._backoff.reset()
+        self._tell(page)
+        return page
+
+    def _tell(self, page: FillPage | None) -> None:
+        source = page.source if page else None
+        if page and source != self.filling:
+            _log.info("first fill started", source=source)
+        if page and page.done:
+            _log.info("first fill done", source=source)
+            source = None
+        self.filling = source

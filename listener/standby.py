@@ -1,0 +1,58 @@
+"""Wait to lead; or for the leader to be stuck."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from db.outbox import OutboxItem
+from evervec.log import get_logger
+from listener.debounce import Clock, Key
+
+RETRY_SECONDS = 1.0
+PATIENCE_SECONDS = 30.0
+SAMPLE = 100
+
+_log = get_logger(__name__)
+
+
+class Candidate(Protocol):
+    """The outbox, as far as one who wants to lead needs it, on the connection that is to hold the lock."""
+
+    async def try_lead(self) -> bool:
+        """Whether this connection leads now."""
+
+    async def read(self, after: tuple[str, str] | None, limit: int) -> list[OutboxItem]:
+        """The next pending items after this source and key."""
+
+    async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
+        """Those of the items that are pending."""
+
+
+class Standby:
+    """Tries every second to lead. A stopped leader keeps its lock; an outbox that nobody empties gives it away."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._sample: list[Key] = []
+        self._moved_at = clock()
+
+    async def wait(self, outbox: Candidate) -> bool:
+        """Wait for leadership. False: another leads, but does not do its work; two at work do no harm."""
+        self._moved_at = self._clock()
+        told = False
+        while not await outbox.try_lead():
+            if not told:
+                _log.info("standing by: another listener leads")
+                told = True
+            if await self._stuck(outbox):
+                _log.warning("the outbox does not get emptier: helping the listener that leads")
+                return False
+            await asyncio.sleep(RETRY_SECONDS)
+        return True
+
+    async def _stuck(self, outbox: Candidate) -> bool:
+        if len(await outbox.find(self._sample)) < len(self._sample) or not self._sample:
+            self._sample = [Key(item.source, item.item_key) for item in await outbox.read(None, SAMPLE)]
+            self._moved_at = self._clock()
+        return self._clock() - self._moved_at > PATIENCE_SECONDS
