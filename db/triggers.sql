@@ -39,9 +39,12 @@ COMMENT ON SCHEMA evervec IS 'Keeps vector embeddings true to the rows they desc
 CREATE TABLE IF NOT EXISTS evervec.instance (
   id             text NOT NULL DEFAULT substr(replace(gen_random_uuid()::text, '-', ''), 1, 10),
   schema_version int NOT NULL,
+  home           text,
   only_row       boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
 COMMENT ON TABLE evervec.instance IS 'This installation: its id keeps two databases on one Temporal namespace apart.';
+
+COMMENT ON COLUMN evervec.instance.home IS 'The server and database that the id was made for: a copy gets an id of its own.';
 
 INSERT INTO evervec.instance (schema_version) VALUES (1) ON CONFLICT (only_row) DO UPDATE SET schema_version = 1;
 
@@ -884,8 +887,20 @@ $$;
 -- For the listener
 ---------------------------------------------------------------------------------------------------------------------
 
+-- The short id of this installation. A copy of the database (CREATE DATABASE … TEMPLATE, pg_restore) is another one.
 CREATE OR REPLACE FUNCTION evervec.instance_id() RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT id FROM evervec.instance $$;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here     text := (SELECT c.system_identifier || '/' || d.oid FROM pg_control_system() AS c, pg_database AS d
+                    WHERE d.datname = current_database());
+  instance evervec.instance;
+BEGIN
+  SELECT * INTO instance FROM evervec.instance;
+  IF instance.home IS DISTINCT FROM here THEN
+    UPDATE evervec.instance SET home = here, id = DEFAULT RETURNING * INTO instance;
+  END IF;
+  RETURN instance.id;
+END $$;
 
 -- The next pending items of sources that are not paused, in the order of their sources and keys.
 CREATE OR REPLACE FUNCTION evervec.pending_items(p_after_source text, p_after_key text, p_limit bigint)
@@ -1208,6 +1223,7 @@ DECLARE
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_items(text)']];
 BEGIN
+  PERFORM evervec.instance_id();
   -- Sources that an earlier version of this file watches get this version's trigger functions.
   PERFORM evervec.make_trigger_functions(s) FROM evervec.source s WHERE EXISTS (SELECT FROM pg_class WHERE oid = s.relation);
 
