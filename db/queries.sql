@@ -43,16 +43,27 @@ SELECT evervec.watch(
   embedding => %(embedding)s::name, overwrite => %(overwrite)s
 ) AS source;
 
+-- name: dimension
+-- The dimension of a model's vectors, where the database knows it; of a model that a source has, it does.
+SELECT coalesce(evervec.known_dimension(%(model)s), (
+  SELECT s.dimension FROM evervec.source s WHERE s.model = %(model)s AND s.revision = %(revision)s LIMIT 1)) AS dimension;
+
 -- name: unwatch
 SELECT evervec.unwatch(%(source)s);
 
 -- name: source
 -- The model of a source, as a worker sees it.
-SELECT model, revision, dimension, prompt, paused, filling, key_column::text AS key_column FROM evervec.source
-WHERE name = %(source)s;
+SELECT model, revision, dimension, prompt, paused, filling FROM evervec.source WHERE name = %(source)s;
 
 -- name: source_names
 SELECT name FROM evervec.source WHERE %(source)s::text IS NULL OR name = %(source)s ORDER BY name;
+
+-- name: known_keys
+SELECT item_key FROM evervec.read_items(%(source)s, %(item_keys)s::text[]) WHERE row_exists;
+
+-- name: wait_briefly
+-- Nobody waits for a page that waits for a user's transaction.
+SET LOCAL lock_timeout = '100ms';
 
 -- name: refire_page
 SELECT last_key, scanned, enqueued
@@ -74,12 +85,20 @@ SELECT evervec.retry(%(source)s, %(item_keys)s::text[]) AS retried;
 SELECT source, total, eligible, fresh, stale, pending, failed, coverage, oldest_pending_seconds, model, dimension, paused
 FROM evervec.status WHERE %(source)s::text IS NULL OR source = %(source)s ORDER BY source;
 
+-- name: last_version
+-- The version of the latest enqueue: what is enqueued from now on has a higher one.
+SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS version FROM evervec.outbox_version;
+
 -- name: waiting
--- What a --wait waits for: cheap, unlike status. filling counts as waiting, its items are on their way to the outbox.
+-- What a --wait waits for, of the versions in (after, until]: cheap, unlike status. filling counts as waiting, its items
+-- are on their way to the outbox. No row when there is no such source.
 SELECT count(*) FILTER (WHERE o.state = 'pending') AS pending, count(*) FILTER (WHERE o.state = 'failed') AS failed,
-       (SELECT s.filling FROM evervec.source s WHERE s.name = %(source)s) AS filling
-FROM evervec.outbox o WHERE o.source = %(source)s
-  AND (%(item_keys)s::text[] IS NULL OR o.item_key = ANY (%(item_keys)s));
+       s.filling, s.paused, min(o.last_error) FILTER (WHERE o.state = 'pending') AS reason
+FROM evervec.source s
+LEFT JOIN evervec.outbox o ON o.source = s.name
+  AND o.version > %(after)s AND (%(until)s::bigint IS NULL OR o.version <= %(until)s)
+  AND (%(item_keys)s::text[] IS NULL OR o.item_key = ANY (%(item_keys)s))
+WHERE s.name = %(source)s GROUP BY s.name;
 
 -- name: failures
 SELECT source, item_key AS key, attempts, last_error AS error, failed_at FROM evervec.failures

@@ -1,0 +1,314 @@
+"""Sources as people see them: watch, re-fire, count, explain, search."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+from psycopg import errors
+
+from db.connection import Pool, translated
+from db.queries import query
+from db.vectors import Vector
+from evervec.errors import DatabaseError, SourceNotFoundError
+from evervec.model import ModelSpec
+
+_LOCKED = (errors.LockNotAvailable, errors.DeadlockDetected)
+_NO_SUCH_SOURCE = "P0002"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOptions:
+    """The arguments of `evervec.watch`; None is what the database chooses."""
+
+    relation: str
+    """The table as SQL names it: qualified by its schema, and quoted, where need be."""
+    text_columns: Sequence[str]
+    required: Sequence[str] = ()
+    active: str | None = None
+    key: str | None = None
+    source: str | None = None
+    model: str | None = None
+    dimension: int | None = None
+    prompt: str = ""
+    revision: str = ""
+    destination: str = "column"
+    embedding: str = "embedding"
+    overwrite: bool = False
+
+
+class Source(NamedTuple):
+    """What a source embeds with, and whether it works."""
+
+    name: str
+    model: ModelSpec
+    paused: bool
+    filling: bool
+
+
+class SourceStatus(NamedTuple):
+    """One row of the view `evervec.status`."""
+
+    source: str
+    total: int
+    eligible: int
+    fresh: int
+    stale: int
+    pending: int
+    failed: int
+    coverage: float
+    oldest_pending_seconds: float
+    model: str
+    dimension: int
+    paused: bool
+
+
+class Failure(NamedTuple):
+    """An item that was given up."""
+
+    source: str
+    key: str
+    attempts: int
+    error: str | None
+    failed_at: datetime
+
+
+class RefirePage(NamedTuple):
+    """What one page of a re-fire did; `last_key` is None when no rows were left."""
+
+    last_key: str | None
+    scanned: int
+    enqueued: int
+
+
+class Waiting(NamedTuple):
+    """What is left of what was enqueued."""
+
+    pending: int
+    failed: int
+    filling: bool
+    paused: bool
+    reason: str | None
+    """The error of an item that waits, if one has one."""
+
+
+class CountPage(NamedTuple):
+    """Exact counts of one page of rows; `last_key` is None when no rows were left."""
+
+    last_key: str | None
+    total: int
+    eligible: int
+    fresh: int
+
+
+class Sample(NamedTuple):
+    """A fresh item and its vector."""
+
+    key: str
+    content: str
+    vector: Vector
+
+
+class Hit(NamedTuple):
+    """An item that a search found, and its cosine distance."""
+
+    key: str
+    distance: float
+    content: str
+
+
+class Explanation(NamedTuple):
+    """All that the database knows of one item."""
+
+    row_exists: bool
+    active: bool
+    blank_columns: list[str]
+    """Those of the required columns that are blank."""
+    eligible: bool
+    paused: bool
+    content_hash: str | None
+    embedding_hash: str | None
+    """None without a vector."""
+    embedding_model: str | None
+    embedded_at: datetime | None
+    model_label: str
+    """What `embedding_model` is after the next write-back."""
+    outbox: dict[str, Any] | None
+    """The item's row in the outbox."""
+
+
+class Sources:
+    """The watched tables. Errors: SourceNotFoundError, DatabaseError, ServiceUnreachableError."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def instance(self) -> str:
+        """The short id of this installation, part of every workflow id."""
+        return str((await self._row("instance_id"))["id"])
+
+    async def watch(self, options: WatchOptions) -> str:
+        """Watch a table, or alter its source; returns the source's name."""
+        row = await self._row(
+            "watch",
+            relation=options.relation,
+            text_columns=list(options.text_columns),
+            required=list(options.required),
+            active=options.active,
+            key=options.key,
+            source=options.source,
+            model=options.model,
+            dimension=options.dimension,
+            prompt=options.prompt,
+            revision=options.revision,
+            destination=options.destination,
+            embedding=options.embedding,
+            overwrite=options.overwrite,
+        )
+        return str(row["source"])
+
+    async def known_dimension(self, model: str, revision: str) -> int | None:
+        """The dimension of a model that the database knows or a source has; None for others."""
+        dimension: int | None = (await self._row("dimension", model=model, revision=revision))["dimension"]
+        return dimension
+
+    async def unwatch(self, source: str) -> None:
+        """Forget a source; its embeddings stay."""
+        await self._row("unwatch", source=source)
+
+    async def names(self, source: str | None = None) -> list[str]:
+        """The names of all sources, or of this one."""
+        rows = await self._rows("source_names", source=source)
+        if source is not None and not rows:
+            raise SourceNotFoundError(source)
+        return [row["name"] for row in rows]
+
+    async def get(self, source: str) -> Source:
+        """A source by its name."""
+        rows = await self._rows("source", source=source)
+        if not rows:
+            raise SourceNotFoundError(source)
+        [row] = rows
+        model = ModelSpec(name=row["model"], revision=row["revision"], dimension=row["dimension"], prompt=row["prompt"])
+        return Source(source, model, row["paused"], row["filling"])
+
+    async def refire_page(
+        self, source: str, *, predicate: str = "true", force: bool = False, after: str | None = None, limit: int
+    ) -> RefirePage | None:
+        """Enqueue the stale items (forced: all eligible ones) among the next rows beyond `after`.
+
+        None when a user's transaction holds one of them: nothing was enqueued, try again.
+        """
+        parameters = {"source": source, "predicate": predicate, "force": force, "after": after, "limit": limit}
+        try:
+            with translated():
+                async with self._pool.connection() as connection, connection.transaction():
+                    await connection.execute(query("wait_briefly"))
+                    [row] = await (await connection.execute(query("refire_page"), parameters)).fetchall()
+        except DatabaseError as error:
+            if isinstance(error.__cause__, _LOCKED):
+                return None
+            raise _source_error(error, source) from None
+        return RefirePage(**row)
+
+    async def refire_keys(self, source: str, item_keys: Sequence[str], *, force: bool) -> int:
+        """Enqueue those of the items that are stale (forced: all that are eligible); returns how many."""
+        row = await self._row("refire_keys", source=source, item_keys=list(item_keys), force=force)
+        return int(row["enqueued"])
+
+    async def known_keys(self, source: str, item_keys: Sequence[str]) -> set[str]:
+        """Those of the keys that a row has."""
+        rows = await self._rows("known_keys", source=source, item_keys=list(item_keys))
+        return {row["item_key"] for row in rows}
+
+    async def pause(self, source: str) -> None:
+        """Stop the work on a source; its changes are still recorded."""
+        await self._row("pause", source=source)
+
+    async def resume(self, source: str) -> None:
+        """Restart the work on a source."""
+        await self._row("resume", source=source)
+
+    async def retry(self, source: str, item_keys: Sequence[str] | None = None) -> int:
+        """Failed items back to pending, all or some; returns how many."""
+        keys = None if item_keys is None else list(item_keys)
+        return int((await self._row("retry", source=source, item_keys=keys))["retried"])
+
+    async def status(self, source: str | None = None) -> list[SourceStatus]:
+        """How every source stands, or this one."""
+        rows = await self._rows("status", source=source)
+        if source is not None and not rows:
+            raise SourceNotFoundError(source)
+        return [SourceStatus(**row) for row in rows]
+
+    async def failures(self, source: str | None = None) -> list[Failure]:
+        """The items that were given up, of all sources or of this one."""
+        await self.names(source)
+        return [Failure(**row) for row in await self._rows("failures", source=source)]
+
+    async def failed_count(self, source: str) -> int:
+        """How many items were given up."""
+        return int((await self._row("failed_count", source=source))["failed"])
+
+    async def last_version(self) -> int:
+        """The version of the latest enqueue in the outbox."""
+        return int((await self._row("last_version"))["version"])
+
+    async def waiting(
+        self, source: str, *, after: int, until: int | None = None, item_keys: Sequence[str] | None = None
+    ) -> Waiting:
+        """What is left in the outbox of the versions beyond `after`, up to `until`, of all items or of some."""
+        keys = None if item_keys is None else list(item_keys)
+        rows = await self._rows("waiting", source=source, after=after, until=until, item_keys=keys)
+        if not rows:
+            raise SourceNotFoundError(source)
+        return Waiting(**rows[0])
+
+    async def count_page(self, source: str, *, after: str | None, limit: int) -> CountPage:
+        """Count the next rows beyond `after`, comparing every hash."""
+        return CountPage(**await self._row("count_page", source=source, after=after, limit=limit))
+
+    async def orphan_count(self, source: str) -> int:
+        """How many outbox rows have no item."""
+        return int((await self._row("orphan_count", source=source))["orphaned"])
+
+    async def drop_orphans(self, source: str) -> int:
+        """Remove the outbox rows that have no item; returns how many."""
+        return int((await self._row("drop_orphans", source=source))["dropped"])
+
+    async def sample(self, source: str, limit: int) -> AsyncIterator[Sample]:
+        """At most `limit` random fresh items, one at a time."""
+        parameters = {"source": source, "limit": limit}
+        try:
+            with translated():
+                async with self._pool.connection() as connection, connection.cursor() as cursor:
+                    async for row in cursor.stream(query("sample_items"), parameters):
+                        yield Sample(row["item_key"], row["content"], np.array(row["embedding"], np.float32))
+        except DatabaseError as error:
+            raise _source_error(error, source) from None
+
+    async def explain(self, source: str, item_key: str) -> Explanation:
+        """What there is to know about one item, which need not exist."""
+        return Explanation(**await self._row("explain_item", source=source, item_key=item_key))
+
+    async def search(self, source: str, vector: Vector, limit: int) -> list[Hit]:
+        """The eligible items nearest to a vector of the source's dimension, among vectors of its present model."""
+        rows = await self._rows("search", source=source, vector=vector, limit=limit)
+        return [Hit(**row) for row in rows]
+
+    async def _row(self, name: str, **parameters: Any) -> dict[str, Any]:
+        [row] = await self._rows(name, **parameters)
+        return row
+
+    async def _rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        try:
+            with translated():
+                async with self._pool.connection() as connection:
+                    return await (await connection.execute(query(name), parameters)).fetchall()
+        except DatabaseError as error:
+            raise _source_error(error, parameters.get("source")) from None
+
+
+def _source_error(error: DatabaseError, source: str | None) -> DatabaseError | SourceNotFoundError:
+    return SourceNotFoundError(source) if source and error.sqlstate == _NO_SUCH_SOURCE else error

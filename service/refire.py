@@ -1,0 +1,95 @@
+"""Re-fire: put items back into the outbox page by page, and wait until they have left it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from db.sources import RefirePage, Sources, Waiting
+from evervec.errors import ItemNotFoundError
+
+PAGE_SIZE = 1000
+"""Rows looked at in one short transaction."""
+LOCKED_SECONDS = 0.5
+"""How long to wait for a user's transaction that holds a row of a page."""
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a re-fire has come."""
+
+    scanned: int = 0
+    enqueued: int = 0
+
+    def plus(self, page: RefirePage) -> "Progress":
+        """This and one more page."""
+        return Progress(self.scanned + page.scanned, self.enqueued + page.enqueued)
+
+
+async def check_predicate(sources: Sources, source: str, predicate: str) -> None:
+    """A DatabaseError if the predicate can't be evaluated over the source's rows; enqueues nothing."""
+    await _page(sources, source, predicate=predicate, force=False, after=None, limit=0)
+
+
+async def check_keys(sources: Sources, source: str, item_keys: Sequence[str]) -> None:
+    """An ItemNotFoundError that names the keys that no row has."""
+    known = await sources.known_keys(source, item_keys)
+    unknown = [key for key in item_keys if key not in known]
+    if unknown:
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""  # noqa: PLR2004 - enough for one line
+        raise ItemNotFoundError(f"source {source!r} has no item with the key {', '.join(unknown[:10])}{more}")
+
+
+async def refire(
+    sources: Sources, source: str, *, predicate: str = "true", force: bool = False, rate: float | None = None
+) -> AsyncIterator[Progress]:
+    """Enqueue the stale items that satisfy the predicate (forced: all eligible ones); yields after each page.
+
+    At most `rate` items a second are enqueued, if it is given.
+    """
+    limit = PAGE_SIZE if rate is None else max(1, min(PAGE_SIZE, int(rate)))
+    started = time.monotonic()
+    progress = Progress()
+    after: str | None = None
+    while True:
+        page = await _page(sources, source, predicate=predicate, force=force, after=after, limit=limit)
+        progress, after = progress.plus(page), page.last_key
+        yield progress
+        if page.scanned < limit:
+            return
+        if rate is not None:
+            await asyncio.sleep(started + progress.enqueued / rate - time.monotonic())
+
+
+async def _page(
+    sources: Sources, source: str, *, predicate: str, force: bool, after: str | None, limit: int
+) -> RefirePage:
+    while True:
+        page = await sources.refire_page(source, predicate=predicate, force=force, after=after, limit=limit)
+        if page is not None:
+            return page
+        await asyncio.sleep(LOCKED_SECONDS)
+
+
+async def wait_until_done(
+    sources: Sources, source: str, *, after: int, item_keys: Sequence[str] | None = None
+) -> AsyncIterator[Waiting]:
+    """Tell what is left of what was enqueued beyond the version `after`, until it is done or the source is paused.
+
+    What users enqueue later is not waited for, but for a first fill, which gives everything a new version.
+    """
+    until: int | None = None
+    while True:
+        asked = time.monotonic()
+        waiting = await sources.waiting(source, after=after, until=until, item_keys=item_keys)
+        yield waiting
+        if waiting.paused:
+            return
+        if not waiting.filling:
+            if until is not None and not waiting.pending:
+                return
+            if until is None:
+                until = await sources.last_version()
+                continue
+        await asyncio.sleep(max(POLL_SECONDS, 3 * (time.monotonic() - asked)))
