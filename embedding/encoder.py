@@ -24,11 +24,11 @@ from evervec.log import get_logger
 from evervec.model import ModelSpec
 from evervec.settings import Settings
 
-STEP_SECONDS = 0.25
+STEP_SECONDS = 0.5
 """How long a step may take; its size follows the model's speed."""
 STEP_TEXTS = 128
 """Beyond this many texts a longer step is no faster."""
-STEP_SIZE_FIRST, STEP_SIZE_LEAST, STEP_SIZE_MOST = 4_000, 500, 128_000
+STEP_SIZE_FIRST, STEP_SIZE_LEAST, STEP_SIZE_MOST = 4_000, 2_000, 128_000
 """A step's size, in characters that a model reads."""
 RELOAD_SECONDS = 10.0
 """How long a model that cannot be loaded is not tried again."""

