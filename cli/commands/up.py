@@ -36,7 +36,6 @@ async def _up(data_dir: Path, settings: Settings) -> None:
         console.print(f"[bold]ready[/bold] after {asyncio.get_running_loop().time() - started:.1f} s")
         _show(console, stack, data_dir)
         await stack.supervise()
-    console.print("stopped")
 
 
 def _show(console: Console, stack: "LocalStack", data_dir: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import SecretStr
 
 from cli.stack.at_work import listener_listens, worker_polls
 from cli.stack.child import Say, quiet
+from cli.stack.env_file import EnvFile
 from cli.stack.lock import DataDirectoryLock
 from cli.stack.postgres import PostgresServer
 from cli.stack.program import Program
@@ -62,6 +62,7 @@ class LocalStack:
         self._ui = ui
         self._say = say
         self._lock = DataDirectoryLock(self.data_dir)
+        self._env_file = EnvFile(self.data_dir / "env")
         self._programs: list[Program] = []
 
     @property
@@ -76,7 +77,7 @@ class LocalStack:
     @property
     def env_file(self) -> Path:
         """Where `environment` stands for a shell while the stack is up."""
-        return self.data_dir / "env"
+        return self._env_file.path
 
     @property
     def log_dir(self) -> Path:
@@ -88,7 +89,7 @@ class LocalStack:
         self._prepare_data_dir()
         self._lock.acquire()
         try:
-            self.env_file.unlink(missing_ok=True)
+            self._env_file.remove()
             await self._start()
         except BaseException:
             await self._stop()
@@ -98,8 +99,7 @@ class LocalStack:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop everything that was started here, those first that need the others."""
-        self._say("stopping")
+        """Stop everything that was started here."""
         await self._stop()
 
     async def supervise(self) -> None:
@@ -125,7 +125,7 @@ class LocalStack:
         for notice in await apply_schema(self.settings.database_conninfo):
             self._say(notice)
         await self._start_programs()
-        self._write_env_file()
+        self._env_file.write(self.environment)
 
     async def _start_postgres(self) -> None:
         if self.settings.database_url:
@@ -187,22 +187,17 @@ class LocalStack:
             variables.pop(f"EVERVEC_{name.upper()}", None)
         return variables
 
-    def _write_env_file(self) -> None:
-        lines = [f"{name}={shlex.quote(value)}\n" for name, value in self.environment.items()]
-        draft = self.env_file.with_suffix(".new")
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600)
-        draft.write_text("".join(lines), encoding="utf-8")
-        draft.replace(self.env_file)
-
     def _services(self) -> list[Service]:
         servers: list[Service | None] = [self.postgres, self.temporal]
         return [service for service in [*servers, *self._programs] if service]
 
     async def _stop(self) -> None:
-        self.env_file.unlink(missing_ok=True)
+        """Stop first what needs the others."""
+        self._say("stopping")
+        self._env_file.remove()
         await asyncio.gather(*(program.stop() for program in self._programs))
         for server in (self.temporal, self.postgres):
             if server:
                 await server.stop()
         self._lock.release()
+        self._say("stopped")
