@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import processes, up
+from cli.commands import check, demo, find, look, processes, setup, up, work
 from cli.errors import exit_code_of
 from cli.reference import environment_help
 from evervec.log import configure_logging
@@ -15,8 +15,22 @@ from evervec.settings import load_settings
 # In the order in which the help shows them. A function's parameters and docstring are the command's.
 COMMANDS = (
     up.up,
+    demo.demo,
     processes.listener,
     processes.worker,
+    setup.init,
+    setup.watch,
+    setup.unwatch,
+    look.status,
+    look.item,
+    look.failures,
+    find.search,
+    check.verify,
+    work.backfill,
+    work.regenerate,
+    work.retry,
+    work.pause,
+    work.resume,
 )
 
 app = typer.Typer(

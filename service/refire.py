@@ -49,17 +49,17 @@ async def refire(
     At most `rate` items a second are enqueued, if it is given.
     """
     limit = PAGE_SIZE if rate is None else max(1, min(PAGE_SIZE, int(rate)))
-    started = time.monotonic()
     progress = Progress()
     after: str | None = None
     while True:
+        started = time.monotonic()
         page = await _page(sources, source, predicate=predicate, force=force, after=after, limit=limit)
         progress, after = progress.plus(page), page.last_key
         yield progress
         if page.scanned < limit:
             return
         if rate is not None:
-            await asyncio.sleep(started + progress.enqueued / rate - time.monotonic())
+            await asyncio.sleep(started + page.enqueued / rate - time.monotonic())
 
 
 async def _page(

@@ -1,0 +1,158 @@
+"""`evervec status`, `failures` and `item`: how things stand."""
+
+import asyncio
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from temporalio.client import RPCError
+
+from cli.commands.options import AnySource, Json, Source
+from cli.output import counted, note, print_json, shortened, stdout, table
+from cli.processes import run_async, run_until_stopped
+from cli.session import command_settings, open_sources
+from db.sources import Sources, SourceStatus
+from evervec.errors import ConfigurationError, EvervecError, ItemNotFoundError
+from evervec.log import describe_error
+from evervec.settings import Settings
+from evervec.temporal import connect, item_workflow_id
+from service.explain import ItemReport, ItemState, explain
+from service.workflow import WorkflowStatus, workflow_status
+
+NOTHING_WATCHED = "nothing is watched yet: `evervec watch TABLE --text a,b` adds a source"
+REFRESH_SECONDS = 1.0
+TEMPORAL_SECONDS = 5.0
+"""How long `item` waits for Temporal, which it can do without."""
+
+
+def status(
+    source: AnySource = None,
+    watch: Annotated[bool, typer.Option("--watch", help="go on showing it until Ctrl-C")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how many items are fresh, stale, waiting and failed."""
+    if watch and as_json:
+        raise ConfigurationError("--watch is for people, --json prints one document: leave one of them out")
+    if watch:
+        run_until_stopped(_watch_status(source))
+    else:
+        run_async(_status(source, as_json))
+
+
+async def _status(source: str | None, as_json: bool) -> None:
+    async with open_sources(command_settings()) as sources:
+        found = await sources.status(source)
+    if as_json:
+        print_json({"sources": [one._asdict() for one in found]})
+    elif found:
+        stdout().print(_status_table(found))
+    else:
+        note(NOTHING_WATCHED)
+
+
+async def _watch_status(source: str | None) -> None:
+    async with open_sources(command_settings()) as sources:
+        with Live(_status_table(await sources.status(source)), console=stdout(), auto_refresh=False) as live:
+            while True:
+                asked = time.monotonic()
+                live.update(_status_table(await sources.status(source)), refresh=True)
+                # Counting a large table takes time: look rarely enough that it costs little.
+                await asyncio.sleep(max(REFRESH_SECONDS, 4 * (time.monotonic() - asked)))
+
+
+def _status_table(found: list[SourceStatus]) -> Table:
+    numbers = ("total", "eligible", "fresh", "stale", "pending", "failed", "coverage", "oldest", "dimension")
+    rows = [
+        [
+            *one[:7],
+            f"{one.coverage:.1%}",
+            f"{one.oldest_pending_seconds:.0f} s" if one.pending else None,
+            one.model,
+            one.dimension,
+            "paused" if one.paused else "",
+        ]
+        for one in found
+    ]
+    return table(["source", *numbers[:8], "model", "dimension", ""], rows, right=numbers)
+
+
+def failures(source: AnySource = None, as_json: Json = False) -> None:
+    """List the items that were given up, and why."""
+    run_async(_failures(source, as_json))
+
+
+async def _failures(source: str | None, as_json: bool) -> None:
+    async with open_sources(command_settings()) as sources:
+        found = await sources.failures(source)
+    if as_json:
+        print_json({"failures": [one._asdict() for one in found]})
+    elif found:
+        rows = [
+            [one.source, one.key, one.attempts, f"{one.failed_at:%Y-%m-%d %H:%M:%S %Z}", one.error] for one in found
+        ]
+        stdout().print(table(["source", "key", "attempts", "failed at", "error"], rows, right=["attempts"]))
+    else:
+        note("no failed items")
+
+
+def item(source: Source, key: Annotated[str, typer.Argument(metavar="KEY")], as_json: Json = False) -> None:
+    """Explain one item: fresh or why not, its workflow, its last error."""
+    run_async(_item(source, key, as_json))
+
+
+async def _item(source: str, key: str, as_json: bool) -> None:
+    settings = command_settings()
+    async with open_sources(settings) as sources:
+        report = await explain(sources, source, key)
+        workflow = await _workflow(settings, sources, source, key)
+    if as_json:
+        print_json({**asdict(report), "workflow": workflow and workflow._asdict()})
+    else:
+        _show_item(report, workflow)
+    if report.state is ItemState.MISSING:
+        raise ItemNotFoundError(f"source {source!r} has no item with the key {key}")
+
+
+async def _workflow(settings: Settings, sources: Sources, source: str, key: str) -> WorkflowStatus | None:
+    """The item's workflow; None when there is none, or when Temporal does not say."""
+    workflow_id = item_workflow_id(await sources.instance(), source, key)
+    try:
+        async with asyncio.timeout(TEMPORAL_SECONDS):
+            return await workflow_status(await connect(settings), workflow_id)
+    except EvervecError as error:
+        note(f"note: the workflow is not known: {error}")
+    except (RPCError, TimeoutError) as error:
+        note(f"note: the workflow is not known: {describe_error(error)} from Temporal at {settings.temporal_address}")
+    return None
+
+
+def _show_item(report: ItemReport, workflow: WorkflowStatus | None) -> None:
+    rows: list[tuple[str, Any]] = [
+        ("item", f"{report.source} {report.key}"),
+        ("state", report.state),
+        ("reason", report.reason),
+        ("embedded at", report.embedded_at),
+        ("content hash", report.content_hash),
+        ("embedding hash", report.embedding_hash),
+    ]
+    if report.outbox:
+        rows.append(("in the outbox", f"{report.outbox['state']} since {report.outbox['queued_at']}"))
+    if workflow:
+        rows.append(("workflow", workflow.id))
+        rows.append(("", ", ".join(shortened(fact) for fact in _facts(workflow))))
+    shown = table(["", ""], rows)
+    shown.show_header = False
+    stdout().print(shown)
+
+
+def _facts(workflow: WorkflowStatus) -> list[str]:
+    facts = [workflow.status]
+    if workflow.state:
+        facts.append(f"item {workflow.state}")
+    facts.append("no worker answers for it" if workflow.rounds is None else counted(workflow.rounds, "round"))
+    if workflow.last_error:
+        facts.append(f"last error: {workflow.last_error}")
+    return facts
