@@ -1,4 +1,4 @@
-"""The named blocks of `queries.sql`, read once."""
+"""SQL that lives in `.sql` files as named blocks: `-- name: …`, then a statement."""
 
 import re
 from functools import cache
@@ -9,13 +9,14 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 @cache
-def _blocks() -> dict[str, LiteralString]:
-    text = files("db").joinpath("queries.sql").read_text(encoding="utf-8")
+def named_blocks(package: str, file: str) -> dict[str, LiteralString]:
+    """The blocks of a file of a package, in their order."""
+    text = files(package).joinpath(file).read_text(encoding="utf-8")
     _, *parts = _NAME.split(text)
-    # The file is ours, like a literal in the code.
+    # The files are ours, like a literal in the code.
     return {name: cast("LiteralString", sql.strip()) for name, sql in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def query(name: str) -> LiteralString:
-    """The SQL of one named block; KeyError when there is none."""
-    return _blocks()[name]
+    """One block of `queries.sql`; KeyError when there is none."""
+    return named_blocks("db", "queries.sql")[name]
