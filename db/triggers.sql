@@ -202,7 +202,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            %5$s.%6$I AS embedding, CASE WHEN %5$s.%6$I IS NOT NULL THEN %5$s.%7$I END AS embedding_hash,
            %5$s.%8$I AS embedding_model, %5$s.%9$I AS embedded_at
     FROM (SELECT t.*, (%10$s
-      ) AS evervec_active FROM %11$s AS t WHERE (%12$s
+      ) IS TRUE AS evervec_active FROM %11$s AS t WHERE (%12$s
       )) AS t %13$s$sql$,
     s.key_column, evervec.eligible_sql('t', 't.evervec_active', s.required_columns),
     evervec.content_sql('t', s.text_columns),
@@ -220,14 +220,15 @@ $$;
 
 -- Ring the bell: NOTIFY evervec. Whoever commits a NOTIFY holds a cluster-wide lock through its commit, so only one
 -- transaction at a time rings; the listener looks into the outbox right after a ring and every second besides. A full
--- queue would fail the writer's commit: nobody rings when it is half full, and a transaction rings 1,000 times at most.
+-- queue would fail the writer's commit: nobody rings when it is half full, and a transaction rings no more than a quarter
+-- of the smallest queue there can be, which is about 1,000 items.
 CREATE OR REPLACE FUNCTION evervec.ring(p_source text, p_key text DEFAULT NULL, p_hash text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   rung    int := coalesce(nullif(current_setting('evervec.rung', true), ''), '0')::int;
   payload text;
 BEGIN
-  IF rung >= 1000 OR NOT pg_try_advisory_xact_lock(7310312410226385250)
+  IF rung >= 131072 OR NOT pg_try_advisory_xact_lock(7310312410226385250)
      OR (rung = 0 AND pg_notification_queue_usage() > 0.5) THEN
     RETURN;
   END IF;
@@ -236,7 +237,7 @@ BEGIN
   IF octet_length(payload) >= 8000 THEN
     payload := '{"source": ' || to_json(p_source) || ', "items": []}';
   END IF;
-  PERFORM pg_notify('evervec', payload), set_config('evervec.rung', (rung + 1)::text, true);
+  PERFORM pg_notify('evervec', payload), set_config('evervec.rung', (rung + octet_length(payload) + 28)::text, true);
 END $$;
 
 -- Enqueue the eligible items of one page that are stale (or all of them when forced), in the order of their keys.
@@ -274,11 +275,15 @@ END $$;
 CREATE OR REPLACE FUNCTION evervec.check_expression(p_relation regclass, p_expression text, p_what text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  probe refcursor;
+  probe   refcursor;
+  context text;
 BEGIN
-  -- A cursor takes one SELECT and nothing else, whatever the text holds.
-  OPEN probe FOR EXECUTE format(E'SELECT FROM %s AS t WHERE (%s\n) LIMIT 0', p_relation, p_expression);
-  CLOSE probe;
+  -- A cursor takes one SELECT and nothing else, whatever the text holds. What is no expression, but closes a parenthesis
+  -- and opens another, fits into one of the two contexts only.
+  FOREACH context IN ARRAY ARRAY[E'(%s\n)', E'((%s\n))'] LOOP
+    OPEN probe FOR EXECUTE format('SELECT FROM %s AS t WHERE ' || context || ' LIMIT 0', p_relation, p_expression);
+    CLOSE probe;
+  END LOOP;
 EXCEPTION WHEN others THEN
   RAISE EXCEPTION '% can''t be evaluated over the rows of %: %', p_what, p_relation, SQLERRM USING
     ERRCODE = 'invalid_parameter_value',
@@ -317,19 +322,28 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   has_side  boolean := s.destination = 'table';
   side      text := s.side_table::text;
-  header    text := E'\nDECLARE\n  h text;\n  stored text;\n  is_active boolean := true;\nBEGIN\n';
+  -- A predicate may name columns that are called like a variable.
+  header    text := E'\n#variable_conflict use_column\nDECLARE\n  h text;\n  stored text;\n  is_active boolean := true;\nBEGIN\n';
+  settle    text;
+  changed   text;
+  eligible  text;
   stale     text;
   enqueue   text;
-  eligible  text;
   functions text[] := ARRAY['row_', 'key_', 'gone_', 'truncated_'];
   bodies    text[];
 BEGIN
+  -- An item that needs nothing any more may have failed with what it was before: the worker is to look at it again.
+  settle := format(
+    E'UPDATE evervec.outbox SET version = nextval(''evervec.outbox_version''), state = ''pending'',\n'
+    '      attempts = 0, last_error = NULL, failed_at = NULL WHERE source = %L AND item_key = NEW.%I::text;\n',
+    s.name, s.key_column);
+  changed := format(E'    IF TG_NAME <> ''evervec_touch_%1$s'' AND TG_OP = ''UPDATE'' THEN\n      %2$s    END IF;\n', s.id, settle);
   eligible := CASE WHEN s.active IS NULL THEN ''
     WHEN s.active_columns = ARRAY[s.active::name] THEN format(E'  is_active := NEW.%s;\n', s.active)
     -- The predicate names columns without a row: let it see NEW as a table.
     ELSE format(E'  SELECT (%s\n  ) INTO is_active FROM (SELECT NEW.*) AS t;\n', s.active) END;
-  eligible := eligible || format(E'  IF NOT %s THEN RETURN NULL; END IF;\n',
-                                 evervec.eligible_sql('NEW', 'is_active', s.required_columns));
+  eligible := eligible || format(E'  IF NOT %s THEN\n%s    RETURN NULL;\n  END IF;\n',
+                                 evervec.eligible_sql('NEW', 'is_active', s.required_columns), changed);
   eligible := eligible || format(E'  h := %s;\n', evervec.content_hash_sql(
     s.fingerprint, evervec.content_sql('NEW', s.text_columns)));
   stale := CASE WHEN has_side THEN
@@ -337,7 +351,9 @@ BEGIN
              evervec.hash_column(s.embedding_column), side, s.key_column, s.key_column, s.embedding_column)
     ELSE format(E'  IF NEW.%I IS NOT NULL THEN stored := NEW.%I; END IF;\n',
                 s.embedding_column, evervec.hash_column(s.embedding_column)) END
-    || E'  IF stored = h THEN RETURN NULL; END IF;\n';
+    -- The snapshot of a repeatable read may be older than a write-back to the side table: what it shows proves nothing.
+    || format(E'  IF stored = h%s THEN\n%s    RETURN NULL;\n  END IF;\n',
+              CASE WHEN has_side THEN ' AND current_setting(''transaction_isolation'') LIKE ''read%''' ELSE '' END, changed);
   enqueue := format(
     E'  INSERT INTO evervec.outbox (source, item_key, content_hash, version)\n'
     '  VALUES (%1$L, NEW.%2$I::text, h, nextval(''evervec.outbox_version''))\n'
@@ -349,8 +365,10 @@ BEGIN
     -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
     -- stands in its way. The new key is always looked at, since several keys may have changed places.
     header || format(
-      E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
-      '  PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n', s.name, s.key_column)
+      E'  IF NOT EXISTS (SELECT FROM %3$s AS t WHERE t.%2$I = OLD.%2$I AND t.%2$I::text = OLD.%2$I::text) THEN\n'
+      '    DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
+      '    PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n  END IF;\n',
+      s.name, s.key_column, evervec.relation_sql(s.relation))
     || CASE WHEN has_side THEN format(
       E'  UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
       '    AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
@@ -470,7 +488,7 @@ BEGIN
   ELSIF c.relkind NOT IN ('r', 'p') THEN
     RAISE EXCEPTION '% is not a table: only tables have rows to watch', p_relation USING
       ERRCODE = 'wrong_object_type', HINT = 'Watch the table behind it.';
-  ELSIF c.relpersistence = 't' OR c.relnamespace IN ('pg_catalog'::regnamespace, 'evervec'::regnamespace) THEN
+  ELSIF c.relpersistence = 't' OR c.relnamespace::regnamespace::text IN ('pg_catalog', 'information_schema', 'evervec') THEN
     RAISE EXCEPTION '% is a temporary or a system table, which can''t be watched', p_relation USING
       ERRCODE = 'wrong_object_type';
   ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
@@ -517,8 +535,10 @@ BEGIN
       RAISE EXCEPTION 'the column % of % is generated when it is read, so that triggers don''t see it',
         quote_ident(needed), p_relation USING ERRCODE = 'invalid_parameter_value', HINT = 'Make it GENERATED … STORED.';
     ELSIF NOT EXISTS (
-      SELECT FROM pg_type t LEFT JOIN pg_type b ON b.oid = t.typbasetype
-      WHERE t.oid = a.atttypid AND (coalesce(b.typname, t.typname) = ANY (steady) OR coalesce(b.typtype, t.typtype) = 'e')) THEN
+      WITH RECURSIVE base AS (
+        SELECT t.typname, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+        UNION ALL SELECT t.typname, t.typtype, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typbasetype)
+      SELECT FROM base WHERE typtype = 'e' OR typtype = 'b' AND typname = ANY (steady)) THEN
       RAISE EXCEPTION 'the text of column % of % is not the same in every session: its type is %', quote_ident(needed),
         p_relation, format_type(a.atttypid, a.atttypmod) USING ERRCODE = 'invalid_parameter_value',
         HINT = 'Put its text into a column of its own: GENERATED ALWAYS AS (…) STORED, or a trigger.';
@@ -537,6 +557,11 @@ BEGIN
     PERFORM evervec.check_expression(p_relation, s.active, 'active');
     s.active_columns := evervec.predicate_columns(p_relation, s.active);
   END IF;
+  IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = ANY (s.active_columns) AND attgenerated = 'v')
+  THEN
+    RAISE EXCEPTION 'active reads a column that is generated when it is read, so that triggers don''t see it' USING
+      ERRCODE = 'invalid_parameter_value', HINT = 'Make it GENERATED … STORED.';
+  END IF;
 
   s.destination := p_destination;
   s.embedding_column := p_embedding;
@@ -545,9 +570,13 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value';
   ELSIF p_embedding IS NULL OR p_embedding = '' OR octet_length(p_embedding) > 50 THEN
     RAISE EXCEPTION 'the embedding column needs a name of 1 to 50 bytes' USING ERRCODE = 'invalid_parameter_value';
-  ELSIF p_embedding = ANY (s.key_column || p_text || p_required || s.active_columns) THEN
-    RAISE EXCEPTION 'the column % is read and can''t be the embedding too', quote_ident(p_embedding) USING
-      ERRCODE = 'invalid_parameter_value';
+  ELSIF ARRAY[p_embedding, evervec.hash_column(p_embedding), evervec.model_column(p_embedding),
+              evervec.time_column(p_embedding)] && (s.key_column || p_text || p_required || s.active_columns) THEN
+    RAISE EXCEPTION 'a column that the embedding % is written to is read as well', quote_ident(p_embedding) USING
+      ERRCODE = 'invalid_parameter_value', HINT = 'Name another column: embedding => ''…''.';
+  ELSIF p_destination = 'table' AND octet_length(c.relname || '_' || p_embedding) > 63 THEN
+    RAISE EXCEPTION 'the name %_% would be longer than 63 bytes', c.relname, p_embedding USING
+      ERRCODE = 'name_too_long', HINT = 'Use destination => ''column'', or a shorter name: embedding => ''…''.';
   ELSIF EXISTS (SELECT FROM evervec.source o WHERE o.relation = p_relation AND o.destination = p_destination
                 AND o.embedding_column = p_embedding AND o.name <> s.name) THEN
     RAISE EXCEPTION 'another source writes the same embedding' USING
@@ -624,7 +653,9 @@ BEGIN
         HINT = 'Name another column: embedding => ''…''; or give up what it holds: overwrite => true.';
     END IF;
   END LOOP;
-  IF evervec.embedding_dimension(p_table, s.embedding_column, p_overwrite) >= 0 AND NOT p_overwrite THEN
+  IF evervec.embedding_dimension(p_table, s.embedding_column, p_overwrite) >= 0 AND NOT p_overwrite AND NOT EXISTS (
+    SELECT FROM evervec.source o WHERE o.name = s.name AND o.relation = s.relation AND o.destination = s.destination
+      AND o.embedding_column = s.embedding_column) THEN
     EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL%s)', evervec.relation_sql(p_table),
                    s.embedding_column,
                    CASE WHEN EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_table AND NOT attisdropped
@@ -647,7 +678,7 @@ DECLARE
   columns  text[] := ARRAY[evervec.hash_column(s.embedding_column), 'text', evervec.model_column(s.embedding_column), 'text',
                            evervec.time_column(s.embedding_column), 'timestamp with time zone'];
   strange  boolean;
-  replaced boolean := present NOT IN (0, s.dimension);
+  replaced boolean := present <> s.dimension;
 BEGIN
   IF replaced THEN
     EXECUTE format('ALTER TABLE %s DROP COLUMN %I', p_table, s.embedding_column);
@@ -709,6 +740,7 @@ DECLARE
   former evervec.source;
   side   regclass;
 BEGIN
+  overwrite := coalesce(overwrite, false);
   -- All that takes time comes before the lock.
   IF s.destination = 'column' THEN
     PERFORM evervec.check_destination(s, s.relation, overwrite);
@@ -720,12 +752,16 @@ BEGIN
     END IF;
   END IF;
 
+  PERFORM evervec.lock_source(s.name);
   PERFORM evervec.lock_briefly(s.relation);
   SELECT * INTO former FROM evervec.source AS o WHERE o.name = s.name;
   IF former.name IS NOT NULL THEN
     s.id := former.id;
     PERFORM evervec.drop_triggers(former);
     DELETE FROM evervec.source AS o WHERE o.name = s.name;
+    -- What failed may succeed now. The items of a table that is gone are none of this one's.
+    PERFORM evervec.retry_items(s.name, NULL);
+    DELETE FROM evervec.outbox AS o WHERE o.source = s.name AND former.relation <> s.relation;
   ELSE
     s.id := nextval(pg_get_serial_sequence('evervec.source', 'id'));
   END IF;
@@ -742,16 +778,29 @@ BEGIN
   RETURN s.name;
 END $$;
 
--- A side table that is there already must be keyed like the watched table.
+-- Wait for a page of the first fill that holds the source; that may take longer than a table is kept waiting.
+CREATE OR REPLACE FUNCTION evervec.lock_source(p_source text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
+BEGIN
+  PERFORM FROM evervec.source WHERE name = p_source FOR UPDATE;
+END $$;
+
+-- A side table that is there already must be one of evervec's, keyed like the watched table, and no other source's.
 CREATE OR REPLACE FUNCTION evervec.check_side_table(s evervec.source, p_side regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF NOT EXISTS (
     SELECT FROM pg_index i JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0]
     WHERE i.indrelid = p_side AND i.indisprimary AND i.indnkeyatts = 1 AND k.attname = s.key_column
-      AND format_type(k.atttypid, k.atttypmod) = s.key_type) THEN
-    RAISE EXCEPTION '% exists and is not keyed by % (%)', p_side, quote_ident(s.key_column), s.key_type USING
-      ERRCODE = 'duplicate_table', HINT = 'Rename or drop it, or name another column: embedding => ''…''.';
+      AND format_type(k.atttypid, k.atttypmod) = s.key_type)
+    OR ARRAY(SELECT attname FROM pg_attribute WHERE attrelid = p_side AND attnum > 0 AND NOT attisdropped ORDER BY 1)
+      <> ARRAY(SELECT c FROM unnest(ARRAY[
+        s.key_column, s.embedding_column, evervec.hash_column(s.embedding_column),
+        evervec.model_column(s.embedding_column), evervec.time_column(s.embedding_column)]) AS c ORDER BY 1)
+    OR EXISTS (SELECT FROM evervec.source o WHERE o.side_table = p_side AND o.name <> s.name) THEN
+    RAISE EXCEPTION '% exists and is not this source''s table of embeddings, keyed by % (%)', p_side,
+      quote_ident(s.key_column), s.key_type USING ERRCODE = 'duplicate_table',
+      HINT = 'Rename or drop it, or name another column: embedding => ''…''.';
   END IF;
 END $$;
 
@@ -780,6 +829,7 @@ BEGIN
   IF NOT FOUND THEN
     s := evervec.get_source($1);
   END IF;
+  PERFORM evervec.lock_source(s.name);
   IF EXISTS (SELECT FROM pg_class WHERE oid = s.relation) THEN
     PERFORM evervec.lock_briefly(s.relation);
   END IF;
@@ -850,16 +900,21 @@ END $$;
 CREATE OR REPLACE FUNCTION evervec.retry(source text, item_keys text[] DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  retried bigint;
+  retried bigint := evervec.retry_items((evervec.get_source($1)).name, $2);
 BEGIN
-  UPDATE evervec.outbox AS o SET state = 'pending', attempts = 0, failed_at = NULL, version = nextval('evervec.outbox_version')
-  WHERE o.source = (evervec.get_source($1)).name AND o.state = 'failed' AND ($2 IS NULL OR o.item_key = ANY ($2));
-  GET DIAGNOSTICS retried = ROW_COUNT;
   IF retried > 0 THEN
     PERFORM evervec.ring($1);
   END IF;
   RETURN retried;
 END $$;
+
+CREATE OR REPLACE FUNCTION evervec.retry_items(p_source text, p_item_keys text[]) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  WITH retried AS (
+    UPDATE evervec.outbox SET state = 'pending', attempts = 0, failed_at = NULL, version = nextval('evervec.outbox_version')
+    WHERE source = p_source AND state = 'failed' AND (p_item_keys IS NULL OR item_key = ANY (p_item_keys)) RETURNING 1)
+  SELECT count(*) FROM retried
+$$;
 
 -- Enqueue some items if they are stale; with force, whatever they are. Returns how many.
 CREATE OR REPLACE FUNCTION evervec.refire_keys(p_source text, p_item_keys text[], p_force boolean) RETURNS bigint
@@ -1172,9 +1227,9 @@ BEGIN
     FROM (SELECT $2) AS k (item_key)
     LEFT JOIN (%1$s) AS i ON i.item_key = k.item_key
     LEFT JOIN LATERAL (
-      SELECT t.evervec_active IS TRUE AS active, array_remove(ARRAY[%2$s]::text[], NULL) AS blank
+      SELECT t.evervec_active AS active, array_remove(ARRAY[%2$s]::text[], NULL) AS blank
       FROM (SELECT t.*, (%3$s
-        ) AS evervec_active FROM %4$s AS t) AS t WHERE t.%5$I = i.id) AS r ON true
+        ) IS TRUE AS evervec_active FROM %4$s AS t) AS t WHERE t.%5$I = i.id) AS r ON true
     LEFT JOIN evervec.outbox o ON o.source = $1 AND o.item_key = k.item_key
     $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$5')), blank, coalesce(s.active, 'true'),
     evervec.relation_sql(s.relation), s.key_column)
