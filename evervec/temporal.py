@@ -80,7 +80,9 @@ class RowlessFailureConverter(DefaultFailureConverter):
         failure.message = _text_of(exception)
         failure.stack_trace = ""
         failure.ClearField("cause")
-        failure.application_failure_info.ClearField("details")
+        for kind in ("application_failure_info", "canceled_failure_info"):
+            if failure.HasField(kind):
+                getattr(failure, kind).ClearField("details")
 
 
 data_converter = dataclasses.replace(pydantic_data_converter, failure_converter_class=RowlessFailureConverter)

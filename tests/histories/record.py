@@ -1,0 +1,155 @@
+"""Records histories of the present version: `python -m tests.histories.record`."""
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from temporalio.testing import WorkflowEnvironment
+
+from evervec import __version__
+from evervec.errors import DimensionError
+from evervec.messages import ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
+from tests.integration.temporal_lab import (
+    Handle,
+    Lab,
+    answered,
+    closed_as,
+    lab,
+    new_key,
+    until,
+    until_rounds,
+)
+
+FOLDER = Path(__file__).parent
+SUGGEST_CONTINUE_AS_NEW = "limit.historyCount.suggestContinueAsNew=150"
+
+
+async def as_the_hash_says(request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
+    """The hash of each change names what becomes of it."""
+    match request.content_hash:
+        case "misfit":
+            raise DimensionError
+        case "stuck":
+            await asyncio.Event().wait()
+    return answered(request, Outcome(request.content_hash or Outcome.EMBEDDED))
+
+
+async def edits(bench: Lab) -> Handle:
+    """An item's life: each outcome once, an error that no retry helps, forced work; it runs still."""
+    key = new_key()
+    changes = [
+        "embedded",
+        "unchanged",
+        "failed",
+        "embedded",
+        "paused",
+        "superseded",
+        "misfit",
+        "ineligible",
+        "embedded",
+    ]
+    for rounds, change in enumerate(changes, start=1):
+        handle = await bench.change(key, change, force=rounds % 2 == 0)
+        await until_rounds(handle, rounds)
+    return handle
+
+
+async def changes_during_a_round(bench: Lab) -> Handle:
+    """Several changes that wait for the same next round."""
+    key = new_key()
+    handle = await bench.change(key, "embedded")
+    for _ in range(5):
+        await bench.change(key, "embedded")
+    await until_rounds(handle, 2)
+    return handle
+
+
+async def gone(bench: Lab) -> Handle:
+    """The end of a deleted item."""
+    handle = await bench.change(new_key(), "gone")
+    await handle.result()
+    return handle
+
+
+async def idle(bench: Lab) -> Handle:
+    """An edit, and the end after the idle time, counted from the edit."""
+    key = new_key()
+    handle = await bench.change_impatient(key, "embedded", 2)
+    await until_rounds(handle, 1)
+    await bench.change_impatient(key, "embedded", 2)
+    await handle.result()
+    return handle
+
+
+async def cancelled(bench: Lab) -> Handle:
+    """Cancelled in the middle of a round."""
+    handle = await bench.change(new_key(), "stuck")
+    await until(lambda: bool(bench.activity.requests))
+    await handle.cancel()
+
+    async def closed() -> bool:
+        return await closed_as(handle) is not None
+
+    await until(closed)
+    return handle
+
+
+async def continued_between_rounds(bench: Lab) -> Handle:
+    """The first of two runs."""
+    key, rounds = new_key(), 1
+    handle = await bench.change(key, "embedded")
+    while (await handle.describe()).run_id == handle.result_run_id:
+        await until_rounds(handle, rounds)
+        await bench.change(key, "embedded")
+        rounds += 1
+    return await _first_run(bench, handle)
+
+
+async def continued_during_a_round(bench: Lab) -> Handle:
+    """The first of two runs, begun again while its round goes on."""
+    key = new_key()
+    handle = await bench.change(key, "stuck")
+    while (await handle.describe()).run_id == handle.result_run_id:
+        await bench.change(key, "stuck")
+    return await _first_run(bench, handle)
+
+
+async def _first_run(bench: Lab, handle: Handle) -> Handle:
+    first = (await handle.describe()).raw_description.workflow_execution_info.first_run_id
+    return bench.client.get_workflow_handle(handle.id, run_id=first)
+
+
+SCENARIOS: list[Callable[[Lab], Awaitable[Handle]]] = [
+    edits,
+    changes_during_a_round,
+    gone,
+    idle,
+    cancelled,
+    continued_between_rounds,
+    continued_during_a_round,
+]
+
+
+async def record() -> None:
+    """Play every scenario and write its history."""
+    folder = FOLDER / __version__
+    folder.mkdir(exist_ok=True)
+    beside = Path(sys.executable).with_name("temporal")
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=str(beside) if beside.exists() else shutil.which("temporal"),
+        dev_server_extra_args=["--dynamic-config-value", SUGGEST_CONTINUE_AS_NEW],
+    ) as environment:
+        for scenario in SCENARIOS:
+            async with lab(environment.client.service_client.config.target_host, as_the_hash_says) as bench:
+                history = await (await scenario(bench)).fetch_history()
+            text = history.to_json().replace(f"{os.getpid()}@{socket.gethostname()}", "recorder")
+            (folder / f"{scenario.__name__}.json").write_text(text, encoding="utf-8")
+            print(f"{scenario.__name__}: {len(history.events)} events")  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(record())
