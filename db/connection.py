@@ -29,7 +29,12 @@ async def connect(conninfo: str, *, application_name: str) -> Connection:
         connection = await AsyncConnection.connect(conninfo, **_options(conninfo, application_name))
     except psycopg.OperationalError as error:
         raise ServiceUnreachableError(f"PostgreSQL at {describe(conninfo)} does not answer: {_line(error)}") from None
-    await _configure(connection)
+    try:
+        with translated():
+            await _configure(connection)
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 
@@ -68,7 +73,7 @@ def translate(error: psycopg.Error) -> DatabaseError | ServiceUnreachableError |
     diagnosis = error.diag
     if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
         return ServiceUnreachableError(f"PostgreSQL does not answer: {_line(error)}")
-    if error.sqlstate in _NOT_INSTALLED and "evervec." in (diagnosis.message_primary or ""):
+    if error.sqlstate in _NOT_INSTALLED and "evervec" in (diagnosis.message_primary or ""):
         return ConfigurationError("evervec is not installed in this database: run `evervec init`")
     message = diagnosis.message_primary or _line(error)
     if diagnosis.message_hint:
@@ -96,6 +101,7 @@ def _options(conninfo: str, application_name: str) -> dict[str, Any]:
         "autocommit": True,
         "row_factory": dict_row,
         "application_name": application_name,
+        "client_encoding": "utf8",
         "connect_timeout": int(parts.get("connect_timeout") or _CONNECT_SECONDS),
         # A pooler may stand between: nothing may depend on the connection being the same one.
         "prepare_threshold": None,

@@ -129,10 +129,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   FROM unnest(p_columns) WITH ORDINALITY AS u (c, n)
 $$;
 
--- SHA-256 over the fingerprint and the content, as hexadecimal text.
+-- SHA-256 over the fingerprint and the content in UTF-8, as hexadecimal text. Where the database knows no characters
+-- (SQL_ASCII), over the bytes that are there: a conversion would fail, and with it the writer's statement.
 CREATE OR REPLACE FUNCTION evervec.content_hash_sql(p_fingerprint text, p_content text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format('encode(sha256(convert_to(%L || %s, ''UTF8'')), ''hex'')', p_fingerprint, p_content)
+  SELECT format('encode(sha256(convert_to(%L || %s, %L)), ''hex'')', p_fingerprint, p_content,
+                CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)
 $$;
 
 -- Whether an item is to be embedded: active, and no required column blank.
@@ -478,10 +480,6 @@ DECLARE
                           'jsonb', 'citext', 'inet', 'cidr', 'macaddr', 'xml', 'ltree', 'oid'];
 BEGIN
   PERFORM evervec.vector_schema();
-  IF getdatabaseencoding() = 'SQL_ASCII' THEN
-    RAISE EXCEPTION 'this database has the encoding SQL_ASCII: its texts have no defined characters' USING
-      ERRCODE = 'feature_not_supported', HINT = 'Use a database with the encoding UTF8.';
-  END IF;
   SELECT * INTO c FROM pg_class WHERE oid = p_relation;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'there is no such table' USING ERRCODE = 'undefined_table';
