@@ -113,8 +113,7 @@ async def _compare(
 async def _compare_batch(encoder: Encoder, model: ModelSpec, found: Verification, batch: list[Sample]) -> None:
     vectors = await encoder.embed(model, [item.content for item in batch], live=False)
     for item, vector in zip(batch, vectors, strict=True):
-        cosine = np.dot(item.vector, vector) / (np.linalg.norm(item.vector) * np.linalg.norm(vector))
-        # Written so that a vector that is no direction, whose cosine is NaN, is a mismatch too.
-        if not cosine >= LEAST_COSINE:
+        length = np.linalg.norm(item.vector) * np.linalg.norm(vector)
+        if length == 0 or np.dot(item.vector, vector) < LEAST_COSINE * length:
             found.mismatched_keys.append(item.key)
     found.sampled += len(batch)

@@ -41,9 +41,8 @@ async def _verify(settings: Settings, source: str | None, sample: int, repair: b
         for one in found if repair else []:
             if not one.ok:
                 done = await repair_source(sources, one)
-                note(
-                    f"{one.source}: {counted(done.enqueued, 'item')} enqueued, {counted(done.dropped, 'orphan')} removed"
-                )
+                enqueued, dropped = counted(done.enqueued, "item"), counted(done.dropped, "orphan")
+                note(f"{one.source}: {enqueued} enqueued, {dropped} removed")
     return found
 
 

@@ -130,9 +130,8 @@ def _report(works: list[Work], as_json: bool) -> None:
         if not as_json:
             typer.echo(f"{work.source}: {counted(work.enqueued, 'item')} enqueued")
         if work.paused and work.pending:
-            note(
-                f"{work.source} is paused: {counted(work.pending, 'item')} left waiting for `evervec resume {work.source}`"
-            )
+            left = counted(work.pending, "item")
+            note(f"{work.source} is paused: {left} left waiting for `evervec resume {work.source}`")
         if work.failed:
             note(f"{work.source}: {counted(work.failed, 'item')} failed: `evervec failures {work.source}` says why")
     if not works:
