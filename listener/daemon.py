@@ -1,7 +1,6 @@
 """The listener's process: start, stop, and what it is doing now."""
 
 import asyncio
-import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -97,8 +96,7 @@ class Listener:
         """End all work. Nothing is lost: what was not signalled is in the outbox."""
         if self._running:
             self._running.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._running
+            await asyncio.wait((self._running,))
             self._running = None
         self._role = Role.STOPPED
         _log.info("listener stopped")
@@ -134,8 +132,8 @@ class Listener:
     async def _serve(self, stream: NotificationStream) -> None:
         """One connection's life."""
         try:
-            self._role = Role.STANDBY
             while True:
+                self._role = Role.STANDBY
                 if await self._standby.wait(Outbox(stream.connection)):
                     await self._work(stream, Role.LEADING)
                 with suppress(TimeoutError):
@@ -179,21 +177,13 @@ class Listener:
 
 
 async def run_listener(settings: Settings) -> None:
-    """Run a listener until SIGTERM or SIGINT. ServiceUnreachableError when a service is not there at first."""
+    """Listen until cancelled.
+
+    ServiceUnreachableError when PostgreSQL or Temporal does not answer at the start. Later the listener waits for them.
+    """
     listener = Listener(settings)
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    await listener.start()
     try:
-        await listener.start()
-        running, stopping = asyncio.ensure_future(listener.wait()), asyncio.ensure_future(stopped.wait())
-        done, _ = await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if running in done:
-            running.result()
-        running.cancel()
+        await listener.wait()
     finally:
         await listener.stop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

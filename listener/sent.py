@@ -59,10 +59,10 @@ class Sent:
         return tries
 
     def park(self, key: Key, version: int) -> bool:
-        """The item can't be signalled; leave it alone for 10 min. Returns whether that is news."""
+        """The item can't be signalled; leave it alone for 10 min. Returns whether it is the first time."""
         former = self._take(key)
         self._remember(key, _Sent(version, SLOW_TRIES, self._clock() + LONGEST_SECONDS))
-        return former is None or former.version != version
+        return former is None
 
     def forget(self, key: Key) -> None:
         """The item left the outbox, or its signal did not get through."""

@@ -1,0 +1,197 @@
+"""A table, a listener, and what it told Temporal."""
+
+import asyncio
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from evervec.settings import Settings
+from evervec.temporal import item_workflow_id
+from listener.daemon import Listener, Role
+
+TABLE = """
+    CREATE TABLE items (id bigint PRIMARY KEY, name text, active boolean DEFAULT true);
+    GRANT ALL ON items TO PUBLIC
+"""
+CONNECTIONS = "FROM pg_stat_activity WHERE application_name = 'evervec listener' AND datname = current_database()"
+WATCH = "SELECT evervec.watch('items', '{name}', model => 'stub:4', active => 'active')"
+
+
+def settings_of(database_url: str, temporal_address: str, **changes: Any) -> Settings:
+    """Settings with short times."""
+    values = {"database_url": database_url, "temporal_address": temporal_address}
+    return Settings(**(values | {"debounce_ms": 20, "debounce_max_ms": 200} | changes))
+
+
+async def eventually(condition: Callable[[], Awaitable[object]] | Callable[[], object], seconds: float = 15) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(seconds):
+        while True:
+            holds = condition()
+            if await holds if isinstance(holds, Awaitable) else holds:
+                return
+            await asyncio.sleep(0.02)
+
+
+class Lab:
+    """One database, seen by its owner and by Temporal."""
+
+    def __init__(self, conninfo: str, owner: psycopg.AsyncConnection, client: Client, instance: str) -> None:
+        self.conninfo = conninfo
+        self.owner = owner
+        self.client = client
+        self.instance = instance
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, conninfo: str, temporal_address: str) -> AsyncIterator["Lab"]:
+        """With the table `items`, not yet watched, and a role with a listener's rights alone."""
+        role = f"listener_{uuid.uuid4().hex}"
+        client = await Client.connect(temporal_address)
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as owner:
+            [(instance,)] = await (await owner.execute("SELECT evervec.instance_id()")).fetchall()
+            await owner.execute(TABLE)
+            await owner.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' IN ROLE evervec_listener")
+            try:
+                yield cls(make_conninfo(conninfo, user=role, password="secret"), owner, client, instance)
+            finally:
+                await owner.execute(f"DROP ROLE {role}")
+
+    def settings(self, **changes: Any) -> Settings:
+        """A listener's settings, with a role that has a listener's rights and no more."""
+        address = self.client.service_client.config.target_host
+        values = {"database_url": self.conninfo, "temporal_address": address, "task_queue": self.instance}
+        return settings_of(**(values | changes))
+
+    @asynccontextmanager
+    async def listener(self, role: Role = Role.LEADING, **changes: Any) -> AsyncIterator[Listener]:
+        """A listener that has come as far as `role`."""
+        listener = Listener(self.settings(**changes))
+        await listener.start()
+        try:
+            await eventually(lambda: listener.status().role is role)
+            yield listener
+        finally:
+            await listener.stop()
+
+    @asynccontextmanager
+    async def process(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        """`evervec listener`, a process of its own."""
+        environment = os.environ | {
+            "EVERVEC_DATABASE_URL": self.conninfo,
+            "EVERVEC_TEMPORAL_ADDRESS": self.client.service_client.config.target_host,
+            "EVERVEC_TASK_QUEUE": self.instance,
+        }
+        command = (sys.executable, "-c", "from cli.main import run; run()", "listener")
+        process = await asyncio.create_subprocess_exec(*command, env=environment)
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def do(self, statement: LiteralString, *parameters: object) -> None:
+        """Run a statement as the owner."""
+        await self.owner.execute(statement, parameters or None)
+
+    async def signals(self, key: str, source: str = "items") -> int:
+        """How many signals the item's workflow got."""
+        handle = self.client.get_workflow_handle(item_workflow_id(self.instance, source, key))
+        with suppress(RPCError):
+            events = (await handle.fetch_history()).events
+            return sum(event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED for event in events)
+        return 0
+
+    async def signalled(self, *keys: object) -> None:
+        """Wait until the workflows of all these items were signalled."""
+        for key in keys:
+            await eventually(lambda key=key: self.signals(str(key)))
+
+    async def connections(self) -> int:
+        """How many connections listeners have to the database."""
+        [(count,)] = await (await self.owner.execute(f"SELECT count(*) {CONNECTIONS}")).fetchall()
+        return int(count)
+
+    async def cut(self) -> int:
+        """Cut all connections of listeners to the database; returns how many there were."""
+        cursor = await self.owner.execute(f"SELECT pg_terminate_backend(pid) {CONNECTIONS}")
+        return len(await cursor.fetchall())
+
+
+class Proxy:
+    """Stands before a server on a port of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._links: set[asyncio.Task[None]] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """The port alone."""
+        return self._port
+
+    async def start(self) -> None:
+        """Take connections, on the same port as before."""
+        self._server = await asyncio.start_server(self._link, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Cut all connections and take no more."""
+        assert self._server
+        self._server.close()
+        for link in tuple(self._links):
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def freeze(self) -> None:
+        """Keep the connections, let nothing through: what a network does whose cable was pulled."""
+        self._open.clear()
+
+    def thaw(self) -> None:
+        """Let everything through again."""
+        self._open.set()
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._links.add(task)
+        there: asyncio.StreamWriter | None = None
+        try:
+            back, there = await asyncio.open_connection(*self._target)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._copy(reader, there))
+                group.create_task(self._copy(back, writer))
+        except* (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._links.discard(task)
+            for end in (writer, there):
+                if end:
+                    end.close()
+
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            await self._open.wait()
+            target.write(data)
+            await target.drain()
+        target.close()

@@ -1,0 +1,272 @@
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable
+
+import psycopg
+import pytest
+import structlog
+
+from evervec.errors import ConfigurationError, ServiceUnreachableError
+from listener import daemon, standby
+from listener.daemon import Listener, Role, run_listener
+from tests.integration.listener_lab import WATCH, Lab, Proxy, eventually, settings_of
+
+BELL = 7310312410226385250
+LEADER = 7310312410226385252
+
+
+@pytest.fixture
+async def lab(database: str, temporal_address: str) -> AsyncIterator[Lab]:
+    async with Lab.open(database, temporal_address) as lab:
+        yield lab
+
+
+async def test_a_changed_row_is_signalled(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener() as listener:
+        await lab.do("INSERT INTO items VALUES (1, 'drill')")
+        await lab.signalled(1)
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(2, 120) AS n")
+        await lab.signalled(2, 60, 120)
+        await eventually(lambda: listener.status().signalled == 120)
+        assert listener.status().under_way == 120
+
+
+async def test_rows_that_were_there_before_are_filled_in(lab: Lab) -> None:
+    await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 60) AS n")
+    async with lab.listener() as listener:
+        await lab.do(WATCH)
+        await lab.signalled(1, 30, 60)
+        await eventually(lambda: listener.status().signalled == 60)
+        await eventually(lambda: listener.status().filling is None)
+
+
+async def test_what_changed_before_the_start_is_found_in_the_outbox(lab: Lab) -> None:
+    await lab.do(WATCH)
+    await lab.do("INSERT INTO items VALUES (1, 'drill')")
+    async with lab.listener():
+        await lab.signalled(1)
+
+
+async def test_edits_within_the_window_are_one_signal(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener(debounce_ms=300, debounce_max_ms=3000) as listener:
+        await lab.do("INSERT INTO items VALUES (1, 'drill')")
+        await lab.do("UPDATE items SET name = 'hammer drill'")
+        await lab.signalled(1)
+        assert listener.status().heard == 2
+        assert await lab.signals("1") == 1
+
+
+async def test_a_deleted_row_is_not_signalled(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener(debounce_ms=300, debounce_max_ms=300) as listener:
+        await lab.do("INSERT INTO items VALUES (1, 'drill')")
+        await lab.do("DELETE FROM items")
+        await lab.do("INSERT INTO items VALUES (2, 'saw')")
+        await lab.signalled(2)
+        assert await lab.signals("1") == 0
+        assert listener.status().signalled == 1
+
+
+async def test_a_change_that_rings_no_bell_is_found_within_a_second_or_so(lab: Lab, database: str) -> None:
+    await lab.do(WATCH)
+    async with lab.listener() as listener, await psycopg.AsyncConnection.connect(database) as other:
+        await other.execute("SELECT pg_advisory_xact_lock(%s)", (BELL,))
+        await lab.do("INSERT INTO items VALUES (1, 'drill')")
+        await lab.signalled(1)
+        assert listener.status().heard == 0
+
+
+async def test_what_left_the_outbox_is_forgotten(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener() as listener:
+        await lab.do("INSERT INTO items VALUES (1, 'drill'), (2, 'saw')")
+        await eventually(lambda: listener.status().under_way == 2)
+        await lab.do("DELETE FROM evervec.outbox WHERE item_key = '1'")
+        await eventually(lambda: listener.status().under_way == 1)
+
+
+async def test_a_paused_source_is_not_signalled_until_it_is_resumed(lab: Lab) -> None:
+    await lab.do(WATCH)
+    await lab.do("SELECT evervec.pause('items')")
+    await lab.do("CREATE TABLE other (id int PRIMARY KEY, name text)")
+    await lab.do("SELECT evervec.watch('other', '{name}', model => 'stub:4')")
+    async with lab.listener() as listener:
+        await lab.do("INSERT INTO items VALUES (1, 'drill')")
+        await lab.do("INSERT INTO other VALUES (1, 'saw')")
+        await eventually(lambda: lab.signals("1", "other"))
+        assert listener.status().signalled == 1
+        await lab.do("SELECT evervec.resume('items')")
+        await lab.signalled(1)
+
+
+async def test_garbage_on_the_channel_does_no_harm(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener() as listener:
+        for payload in ("", "{", "[" * 7999, '{"source": "items", "items": [["' + "9" * 7900 + '", "h"]]}'):
+            await lab.do("SELECT pg_notify('evervec', %s)", payload)
+        await lab.do("""SELECT pg_notify('evervec', '{"source": "items", "items": [["forged", "h"]]}')""")
+        await lab.do("INSERT INTO items VALUES (1, 'drill')")
+        await lab.signalled(1)
+        status = listener.status()
+        assert (status.heard, status.garbage, status.signalled, status.role) == (6, 3, 1, Role.LEADING)
+    assert await lab.signals("forged") == 0
+
+
+async def test_a_key_too_long_for_a_workflow_id_harms_nobody(lab: Lab) -> None:
+    await lab.do("CREATE TABLE long (id text PRIMARY KEY, name text)")
+    await lab.do("SELECT evervec.watch('long', '{name}', model => 'stub:4')")
+    await lab.do("INSERT INTO long VALUES (repeat('ä', 600), 'drill'), (repeat('k', 800), 'saw')")
+    async with lab.listener() as listener:
+        with structlog.testing.capture_logs() as logs:
+            await eventually(lambda: lab.signals("k" * 800, "long"))
+            await eventually(lambda: listener.status().under_way == 2)
+    assert [entry["source"] for entry in logs if "too long" in entry["event"]] == ["long"]
+
+
+async def test_lost_connections_are_made_again_and_the_outbox_read(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener() as listener:
+        with structlog.testing.capture_logs() as logs:
+            async with lab.owner.transaction():
+                await lab.do("INSERT INTO items VALUES (1, 'drill')")
+                assert await lab.cut() == 3
+                await eventually(lambda: listener.status().role is not Role.LEADING)
+            await lab.signalled(1)
+        await eventually(lambda: listener.status().role is Role.LEADING)
+        assert any(entry["event"] == "PostgreSQL is away: reconnecting" for entry in logs)
+        await lab.do("INSERT INTO items VALUES (2, 'saw')")
+        await lab.signalled(2)
+
+
+async def test_a_connection_that_died_silently_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("listener.notify.IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("listener.notify.PING_SECONDS", 0.2)
+    parts = psycopg.conninfo.conninfo_to_dict(lab.conninfo)
+    proxy = Proxy(str(parts["host"]), int(str(parts["port"])))
+    await proxy.start()
+    through = psycopg.conninfo.make_conninfo(lab.conninfo, host="127.0.0.1", port=proxy.port)
+    await lab.do(WATCH)
+    async with lab.listener(listen_url=through) as listener:
+        proxy.freeze()
+        await lab.do("INSERT INTO items VALUES (1, 'drill')")
+        await eventually(lambda: listener.status().role is Role.RECONNECTING, seconds=30)
+        proxy.thaw()
+        await eventually(lambda: listener.status().role is Role.LEADING, seconds=30)
+        await lab.do("INSERT INTO items VALUES (2, 'saw')")
+        await lab.signalled(1, 2)
+    await proxy.stop()
+
+
+async def test_temporal_may_go_and_come_back(lab: Lab) -> None:
+    host, _, port = lab.settings().temporal_address.rpartition(":")
+    proxy = Proxy(host, int(port))
+    await proxy.start()
+    await lab.do(WATCH)
+    with structlog.testing.capture_logs() as logs:
+        async with lab.listener(temporal_address=proxy.address) as listener:
+            await proxy.stop()
+            await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 100) AS n")
+            await eventually(lambda: listener.status().temporal_away, seconds=30)
+            await proxy.start()
+            await eventually(lambda: listener.status().signalled == 100, seconds=30)
+            await lab.signalled(1, 50, 100)
+            assert not listener.status().temporal_away
+    await proxy.stop()
+    told = [entry["event"] for entry in logs if entry["event"].startswith("Temporal")]
+    assert told == ["Temporal is away; what changes meanwhile waits in the outbox", "Temporal is back"]
+
+
+async def test_one_leads_and_another_takes_over(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener() as first, lab.listener(Role.STANDBY) as second:
+        await lab.do("INSERT INTO items VALUES (1, 'drill')")
+        await lab.signalled(1)
+        assert (first.status().signalled, second.status().signalled) == (1, 0)
+        await first.stop()
+        await lab.do("INSERT INTO items VALUES (2, 'saw')")
+        await lab.signalled(2)
+        assert second.status().role is Role.LEADING
+
+
+async def test_a_leader_that_is_stuck_gets_help(lab: Lab, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(daemon, "HELP_SECONDS", 1.0)
+    await lab.do(WATCH)
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as stuck:
+        await stuck.execute("SELECT pg_advisory_lock(%s)", (LEADER,))
+        async with lab.listener(Role.STANDBY) as helper:
+            await lab.do("INSERT INTO items VALUES (1, 'drill')")
+            await lab.signalled(1)
+            assert helper.status().role is Role.HELPING
+            await lab.do("DELETE FROM items")
+            await eventually(lambda: helper.status().role is Role.STANDBY)
+            await stuck.execute("SELECT pg_advisory_unlock(%s)", (LEADER,))
+            await eventually(lambda: helper.status().role is Role.LEADING)
+
+
+async def test_two_leaders_do_no_harm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lead(_outbox: object) -> bool:
+        return True
+
+    monkeypatch.setattr("db.outbox.Outbox.try_lead", lead)
+    await lab.do(WATCH)
+    async with lab.listener() as first, lab.listener() as second:
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 20) AS n")
+        await eventually(lambda: first.status().signalled >= 20 and second.status().signalled >= 20)
+        await lab.signalled(*range(1, 21))
+        assert await lab.signals("1") == 2
+
+
+@pytest.mark.parametrize("away", [{"database_url": "postgresql://127.0.0.1:1/x"}, {"temporal_address": "127.0.0.1:1"}])
+async def test_the_first_connect_fails_fast(lab: Lab, away: dict[str, str]) -> None:
+    async with asyncio.timeout(15):
+        with pytest.raises(ServiceUnreachableError, match=r"127\.0\.0\.1:1"):
+            await run_listener(lab.settings(**away))
+
+
+async def test_a_database_without_evervec_is_a_clear_error(empty_database: str, temporal_address: str) -> None:
+    listener = Listener(settings_of(empty_database, temporal_address))
+    with pytest.raises(ConfigurationError, match="evervec init"):
+        await listener.start()
+
+
+async def test_it_ends_when_it_is_cancelled(lab: Lab) -> None:
+    running = asyncio.create_task(run_listener(lab.settings()))
+    await eventually(lab.connections)
+    running.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    await eventually(lambda: nothing(lab.connections()))
+
+
+async def nothing(count: Awaitable[int]) -> bool:
+    return await count == 0
+
+
+async def test_a_programming_error_ends_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("listener.lookout.Lookout.look", broken)
+    async with asyncio.timeout(10):
+        with pytest.raises(ExceptionGroup) as raised:
+            await run_listener(lab.settings())
+    assert raised.group_contains(ZeroDivisionError)
+
+
+async def test_what_changes_while_it_is_killed_is_signalled_when_it_comes_back(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.process() as first:
+        await lab.do("INSERT INTO items VALUES (0, 'drill')")
+        await lab.signalled(0)
+        first.send_signal(signal.SIGKILL)
+        await first.wait()
+    await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 50) AS n")
+    async with lab.process() as second:
+        await lab.signalled(*range(1, 51))
+        second.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await second.wait() == 0
