@@ -15,9 +15,11 @@ from evervec.errors import BadItemError, ConfigurationError, EvervecError
 from evervec.log import describe_error, get_logger
 from evervec.messages import GENERATE_ITEM_EMBEDDING, ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
 from evervec.settings import Settings
-from evervec.temporal import failure_of, passing_failure
+from evervec.temporal import failure_of, instance_of, passing_failure
 
 LOCKED_RETRY = timedelta(seconds=5)
+MISDIRECTED_RETRY, LONGEST_MISDIRECTED_RETRY = timedelta(seconds=0.1), timedelta(seconds=10)
+"""Soon, and each time a little later: every other attempt or so gets to the right worker, if it runs."""
 
 ITEM_AT_FAULT = ("22", "23", "P0")
 """Classes of SQLSTATE that blame the row: data exception, integrity violation, an exception of a user's trigger."""
@@ -32,6 +34,8 @@ class ItemActivities:
         self._items = items
         self._encoder = encoder
         self._max_attempts = settings.max_attempts
+        self._instance: str | None = None
+        self._warned = False
 
     @activity.defn(name=GENERATE_ITEM_EMBEDDING)
     async def generate_item_embedding(self, request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
@@ -40,6 +44,7 @@ class ItemActivities:
         started = time.perf_counter()
         try:
             async with heartbeats():
+                await self._check_instance()
                 result = await self._generate(request)
         except ApplicationError as failure:
             about.info("item waits", reason=failure.type, ms=_since(started))
@@ -49,6 +54,26 @@ class ItemActivities:
             raise failure_of(error) from None
         about.info("item done", outcome=result.outcome.value, ms=_since(started))
         return result
+
+    async def _check_instance(self) -> None:
+        """Leave the items of another database, whose workers poll the same task queue, to those workers."""
+        asking = instance_of(activity.info().workflow_id or "")
+        if asking in (None, self._instance):
+            return
+        self._instance = await self._items.instance()
+        if asking != self._instance:
+            self._warn_of_another_database()
+            delay = min(MISDIRECTED_RETRY * activity.info().attempt, LONGEST_MISDIRECTED_RETRY)
+            raise passing_failure("AnotherDatabase", next_retry_delay=delay)
+
+    def _warn_of_another_database(self) -> None:
+        if not self._warned:
+            log.warning(
+                "another database's items come to our task queue, which costs time: give each database its own with "
+                "EVERVEC_TASK_QUEUE",
+                task_queue=activity.info().task_queue,
+            )
+        self._warned = True
 
     async def _generate(self, request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
         [state] = await self._items.read(request.source, [request.item_key])

@@ -61,6 +61,11 @@ class Items:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    async def instance(self) -> str:
+        """The short id of this installation, part of every workflow id."""
+        [row] = await self._rows("instance_id", {})
+        return str(row["id"])
+
     async def models(self) -> list[ModelSpec]:
         """The models that the sources name."""
         return [ModelSpec(**row) for row in await self._rows("models", {})]

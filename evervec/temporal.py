@@ -40,6 +40,7 @@ USABLE_SECONDS = 30.0
 MAX_ID_BYTES = 1000
 """Temporal's default limit (`limit.maxIDLength`)."""
 
+_ITEM_ID = "item-embedding/"
 _SOURCE = SearchAttributeKey.for_keyword(SOURCE_ATTRIBUTE)
 _STATE = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
 _KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
@@ -230,7 +231,12 @@ def _how_to_register(namespace: str) -> str:
 
 def item_workflow_id(instance: str, source: str, key: str) -> str:
     """The id of an item's workflow; the instance keeps two databases on one namespace apart."""
-    return f"item-embedding/{instance}/{source}/{key}"
+    return f"{_ITEM_ID}{instance}/{source}/{key}"
+
+
+def instance_of(workflow_id: str) -> str | None:
+    """The instance that an item's workflow belongs to; None for a workflow of another kind."""
+    return workflow_id.removeprefix(_ITEM_ID).partition("/")[0] if workflow_id.startswith(_ITEM_ID) else None
 
 
 def fits_workflow_id(instance: str, source: str, key: str) -> bool:
