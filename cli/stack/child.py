@@ -40,7 +40,10 @@ class SystemUser(NamedTuple):
 
 @dataclass(frozen=True)
 class Command:
-    """What a child runs: an absolute path and arguments, and how it is asked to stop, politely first."""
+    """What a child runs: an absolute path and arguments, and how it is asked to stop, politely first.
+
+    `death_signal` is what it gets when its parent is gone.
+    """
 
     name: str
     argv: Sequence[str]
@@ -48,13 +51,14 @@ class Command:
     user: SystemUser | None = None
     stop_signals: Sequence[signal.Signals] = (signal.SIGTERM,)
     stop_seconds: float = 10.0
+    death_signal: signal.Signals = signal.SIGTERM
 
 
 class Child:
     """One child process, in a session of its own so that a terminal's Ctrl-C does not reach it.
 
-    On Linux it gets its first stop signal when the thread that started it ends: start it from the main thread. Where
-    that does not work, `pid_file` lets the next start find it.
+    On Linux it gets its death signal when the thread that started it ends: start it from the main thread. Where that
+    does not work, `pid_file` lets the next start find it.
     """
 
     def __init__(self, command: Command, *, log_file: Path, pid_file: Path) -> None:
@@ -78,7 +82,7 @@ class Child:
         command = self.command
         user = command.user or SystemUser("", -1, -1)
         launcher = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
-        arguments = [str(number) for number in (os.getpid(), int(command.stop_signals[0]), user.uid, user.gid)]
+        arguments = [str(number) for number in (os.getpid(), int(command.death_signal), user.uid, user.gid)]
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         _rotate(self.log_file)
         with self.log_file.open("ab") as log:

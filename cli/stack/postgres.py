@@ -241,6 +241,7 @@ class PostgresServer(Service):
             # Fast shutdown ends the sessions; immediate shutdown leaves the rest to crash recovery.
             stop_signals=(signal.SIGINT, signal.SIGQUIT),
             stop_seconds=20,
+            death_signal=signal.SIGINT,
         )
 
     def _password(self) -> str:

@@ -1,5 +1,6 @@
 """One of evervec's own processes as a part of the stack."""
 
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ class Program(Service):
         # -P: what lies in the current directory may bear the name of a package of ours.
         argv = [sys.executable, "-P", "-m", "cli.main", name]
         self._child: Child = Child(
-            Command(name, argv, environment, stop_seconds=STOP_SECONDS),
+            # They lose nothing when they are killed, and with the servers gone there is nothing to end in good order.
+            Command(name, argv, environment, stop_seconds=STOP_SECONDS, death_signal=signal.SIGKILL),
             log_file=self._log_file,
             pid_file=data_dir / "run" / f"{name}.process",
         )

@@ -43,18 +43,22 @@ def _add_user(say: Say) -> None:
 
 def make_reachable(path: Path, user: SystemUser, say: Say) -> None:
     """Let `user` search the folders that lead to `path`, where it cannot yet; a ConfigurationError where that fails."""
+    opened = []
     for folder in reversed(path.resolve().parents):
-        needed = _missing_search(folder.stat(), user)
-        if not needed:
+        status = folder.stat()
+        missing = _missing_search(status, user)
+        if not missing:
             continue
         try:
-            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | needed)
+            folder.chmod(stat.S_IMODE(status.st_mode) | missing)
         except OSError as error:
             raise ConfigurationError(
                 f"PostgreSQL runs as the user {user.name}, who cannot reach {path}: {folder} cannot be made searchable "
                 f"({error.strerror}). Put it elsewhere, or run evervec as an ordinary user"
             ) from None
-        say(f"let others search {folder} (chmod +x): PostgreSQL runs as the user {user.name} and must reach {path}")
+        opened.append(str(folder))
+    if opened:
+        say(f"PostgreSQL runs as the user {user.name}: chmod +x {' '.join(opened)} lets it reach {path}")
 
 
 def _missing_search(status: os.stat_result, user: SystemUser) -> int:
