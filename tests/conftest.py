@@ -17,12 +17,15 @@ from tests.containers import POSTGRES_IMAGE, container_postgres, docker_refusal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+VERSION = int(os.environ.get("EVERVEC_TEST_POSTGRES_VERSION", "18"))
+"""Of the embedded server: 16 or 18."""
+
 TEMPLATE = "evervec_template"
 
 
 def pytest_report_header() -> str:
     refusal = docker_refusal()
-    return f"PostgreSQL: embedded ({refusal})" if refusal else f"PostgreSQL: {POSTGRES_IMAGE} by testcontainers"
+    return f"PostgreSQL: embedded, {VERSION} ({refusal})" if refusal else f"PostgreSQL: {POSTGRES_IMAGE} in a container"
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +43,7 @@ def postgres(stack_dir: Path) -> Iterator[str]:
         with container_postgres() as conninfo:
             yield conninfo
         return
-    server = PostgresServer(stack_dir / "postgres", durable=False, options={"max_connections": "200"})
+    server = PostgresServer(stack_dir / "postgres", version=VERSION, durable=False, options={"max_connections": "200"})
     asyncio.run(server.start())
     yield server.conninfo("postgres")
     asyncio.run(server.stop())
