@@ -955,22 +955,37 @@ BEGIN
   RETURN instance.id;
 END $$;
 
--- The next pending items of sources that are not paused, in the order of their sources and keys.
+-- The next pending items of sources that are not paused, in the order of their sources and keys. Source by source, so that
+-- the items of a paused one cost nothing; by the index alone, since an outbox that just grew has no statistics to plan by.
 CREATE OR REPLACE FUNCTION evervec.pending_items(p_after_source text, p_after_key text, p_limit bigint)
 RETURNS TABLE (source text, item_key text, content_hash text, version bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT o.source, o.item_key, o.content_hash, o.version
-  FROM evervec.outbox o JOIN evervec.source s ON s.name = o.source
-  WHERE (o.source, o.item_key) > (coalesce(p_after_source, ''), coalesce(p_after_key, ''))
-    AND o.state = 'pending' AND NOT s.paused
-  ORDER BY o.source, o.item_key LIMIT p_limit
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  rest     bigint := p_limit;
+  returned bigint;
+  watched  text;
+BEGIN
+  FOR watched IN
+    SELECT s.name FROM evervec.source s WHERE NOT s.paused AND s.name >= coalesce(p_after_source, '') ORDER BY s.name
+  LOOP
+    RETURN QUERY SELECT o.source, o.item_key, o.content_hash, o.version FROM evervec.outbox o
+    WHERE o.source = watched AND o.state = 'pending'
+      AND o.item_key >= CASE watched WHEN p_after_source THEN p_after_key ELSE '' END
+      AND (o.source, o.item_key) IS DISTINCT FROM (p_after_source, p_after_key)
+    ORDER BY o.item_key LIMIT rest;
+    GET DIAGNOSTICS returned = ROW_COUNT;
+    rest := rest - returned;
+    EXIT WHEN rest <= 0;
+  END LOOP;
+END $$;
 
 -- Those of the given items that are pending, in sources that are not paused: what was heard of is only a hint, and what
 -- was signalled has left the outbox when it is done.
 CREATE OR REPLACE FUNCTION evervec.pending_among(p_sources text[], p_item_keys text[])
 RETURNS TABLE (source text, item_key text, content_hash text, version bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   SELECT o.source, o.item_key, o.content_hash, o.version
   FROM unnest(p_sources, p_item_keys) AS k (source, item_key)
   JOIN evervec.outbox o ON o.source = k.source AND o.item_key = k.item_key
