@@ -287,7 +287,7 @@ BEGIN
     CLOSE probe;
   END LOOP;
 EXCEPTION WHEN others THEN
-  RAISE EXCEPTION '% can''t be evaluated over the rows of %: %', p_what, p_relation, SQLERRM USING
+  RAISE EXCEPTION '% can''t be evaluated over the rows of %: %', p_what, p_relation, split_part(SQLERRM, E'\n', 1) USING
     ERRCODE = 'invalid_parameter_value',
     HINT = 'Write an expression over the row, such as: status = ''open''. '
            'Functions and types outside pg_catalog need their schema.';
@@ -367,10 +367,9 @@ BEGIN
     -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
     -- stands in its way. The new key is always looked at, since several keys may have changed places.
     header || format(
-      E'  IF NOT EXISTS (SELECT FROM %3$s AS t WHERE t.%2$I = OLD.%2$I AND t.%2$I::text = OLD.%2$I::text) THEN\n'
+      E'  IF NOT evervec.item_exists(%1$L, OLD.%2$I::text) THEN\n'
       '    DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
-      '    PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n  END IF;\n',
-      s.name, s.key_column, evervec.relation_sql(s.relation))
+      '    PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n  END IF;\n', s.name, s.key_column)
     || CASE WHEN has_side THEN format(
       E'  UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
       '    AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
@@ -388,6 +387,18 @@ BEGIN
                    'SET search_path = pg_catalog, pg_temp AS %L', functions[n] || s.id, bodies[n]);
     EXECUTE format('REVOKE ALL ON FUNCTION evervec.%I() FROM PUBLIC', functions[n] || s.id);
   END LOOP;
+END $$;
+
+-- Whether a source has an item of that key now.
+CREATE OR REPLACE FUNCTION evervec.item_exists(p_source text, p_item_key text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s     evervec.source := evervec.get_source(p_source);
+  found boolean;
+BEGIN
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I = $1::%s AND t.%2$I::text = $1)',
+                 evervec.relation_sql(s.relation), s.key_column, s.key_type) INTO found USING p_item_key;
+  RETURN found;
 END $$;
 
 -- Whether a column has the same text in OLD and NEW. Few types' equality means that, and json has none.
@@ -496,7 +507,7 @@ BEGIN
 
   s.name := coalesce(p_source, c.relname);
   IF s.name = '' OR s.name ~ '[/[:cntrl:]]' OR octet_length(s.name) > 200 THEN
-    RAISE EXCEPTION 'the name % can''t be a source''s: no /, no control characters, 1 to 200 bytes', quote_literal(s.name)
+    RAISE EXCEPTION 'the name % can''t be a source''s: no /, no control characters, 1 to 200 bytes', to_json(s.name)
       USING ERRCODE = 'invalid_parameter_value', HINT = 'Give another one: source => ''…''.';
   END IF;
   SELECT * INTO present FROM evervec.source WHERE name = s.name;
