@@ -745,10 +745,12 @@ CREATE OR REPLACE FUNCTION evervec.watch(
 ) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
-  s      evervec.source := evervec.describe_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+  s      evervec.source;
   former evervec.source;
   side   regclass;
 BEGIN
+  PERFORM evervec.take_turn(relation);
+  s := evervec.describe_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
   overwrite := coalesce(overwrite, false);
   -- All that takes time comes before the lock.
   IF s.destination = 'column' THEN
@@ -785,6 +787,13 @@ BEGIN
   PERFORM evervec.make_triggers(s);
   PERFORM evervec.ring(s.name);
   RETURN s.name;
+END $$;
+
+-- One watch() or unwatch() at a time on a table: two that have both read it would keep each other from locking it.
+CREATE OR REPLACE FUNCTION evervec.take_turn(p_relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '60s' AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(731031241, p_relation::oid::int);
 END $$;
 
 -- Wait for a page of the first fill that holds the source; that may take longer than a table is kept waiting.
@@ -838,6 +847,7 @@ BEGIN
   IF NOT FOUND THEN
     s := evervec.get_source($1);
   END IF;
+  PERFORM evervec.take_turn(s.relation);
   PERFORM evervec.lock_source(s.name);
   IF EXISTS (SELECT FROM pg_class WHERE oid = s.relation) THEN
     PERFORM evervec.lock_briefly(s.relation);
@@ -1067,11 +1077,15 @@ CREATE OR REPLACE FUNCTION evervec.write_back(
 ) RETURNS TABLE (item_key text, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
 DECLARE
-  s       evervec.source := evervec.get_source(p_source);
-  keys    text[] := evervec.valid_keys(s, p_item_keys);
+  s       evervec.source;
+  keys    text[];
   locked  text[];
   written text[];
 BEGIN
+  -- With the table held, no watch() can alter the source between what is read of it here and the end.
+  EXECUTE format('LOCK TABLE ONLY %s IN ROW SHARE MODE', (evervec.get_source(p_source)).relation);
+  s := evervec.get_source(p_source);
+  keys := evervec.valid_keys(s, p_item_keys);
   EXECUTE format('SELECT array_agg(x.k) FROM (SELECT t.%1$I::text AS k FROM %2$s AS t WHERE %3$s '
                  'ORDER BY t.%1$I FOR NO KEY UPDATE SKIP LOCKED) AS x', s.key_column, evervec.relation_sql(s.relation),
                  evervec.keys_sql(s, '$1')) INTO locked USING keys;

@@ -142,14 +142,19 @@ class Lab:
             lab = cls(conninfo, destination, stack, observer)
             await observer.run(SCHEMA)
             await lab.watch()
-            for key, name in items:
-                await observer.run("INSERT INTO items (id, name) VALUES (%s, %s)", key, name)
-            await lab.drain()
+            await lab.reset(*items)
             try:
                 yield lab
             finally:
                 await lab._end_tasks()
                 await lab._restore()
+
+    async def reset(self, *items: tuple[int, str]) -> None:
+        """Start over with these items, all of them fresh."""
+        await self.observer.run("TRUNCATE items")
+        for key, name in items:
+            await self.observer.run("INSERT INTO items (id, name) VALUES (%s, %s)", key, name)
+        await self.drain()
 
     async def watch(self, model: str = "a model") -> None:
         """Watch the table, and let the first fill run."""
@@ -235,6 +240,9 @@ class Lab:
             f"FULL JOIN evervec.outbox o USING (item_key)) AS p WHERE lost OR wrong OR (waiting AND {drained})"
         )
         assert rows == []
+        if drained and self.destination == "table":
+            beside = "SELECT id FROM items_embedding WHERE id NOT IN (SELECT id FROM items)"
+            assert await self.observer.run(beside) == []
 
     async def assert_ends_true(self) -> None:
         """Nothing is lost now, and all is fresh when a worker has gone through the outbox."""

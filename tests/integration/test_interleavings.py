@@ -12,27 +12,10 @@ import psycopg
 import pytest
 
 from evervec.messages import Outcome
-from tests.integration.sessions import GATE, Lab, shared_database, vector_of
+from tests.integration.pauses import PAUSES
+from tests.integration.sessions import Lab, shared_database, vector_of
 
 Scenario = Callable[[Lab], Awaitable[None]]
-
-PAUSE = f"pg_advisory_xact_lock_shared({GATE})"
-PAUSES = {
-    # The source was read, the items are not locked yet.
-    "start": (
-        "  EXECUTE format('SELECT array_agg(x.k)",
-        f"  PERFORM {PAUSE};\n  EXECUTE format('SELECT array_agg(x.k)",
-    ),
-    # The items are locked, nothing is written yet.
-    "locked": ("  IF cardinality(p_vectors)", f"  PERFORM {PAUSE};\n  IF cardinality(p_vectors)"),
-    # The vectors are written, nothing is acknowledged yet.
-    "written": ("  RETURN QUERY EXECUTE", f"  PERFORM {PAUSE};\n  RETURN QUERY EXECUTE"),
-    # It was decided what to acknowledge, by a snapshot that grows old here.
-    "seen": (
-        "FROM evervec.outbox o JOIN seen ON",
-        f"FROM evervec.outbox o JOIN (SELECT {PAUSE} IS NOT NULL AS p) AS pause ON pause.p JOIN seen ON",
-    ),
-}
 
 ACKED = "'embedded', 'unchanged', 'ineligible', 'gone')"
 PROTECTIONS = {
@@ -177,7 +160,7 @@ async def an_uncommitted_edit_commits_and_no_older_vector_is_written(lab: Lab) -
 async def an_edit_commits_before_the_row_is_locked_and_no_older_vector_is_written(lab: Lab) -> None:
     worker = await lab.worker()
     await lab.edit("B")
-    await lab.rewrite("write_back", PAUSES["start"])
+    await lab.rewrite("write_back", PAUSES["source"])
     keeper = await lab.close_gate()
     write_back = lab.start(worker.work(1))
     await lab.waits(worker)
@@ -240,19 +223,6 @@ async def a_forced_refire_between_read_and_ack_is_still_done(lab: Lab) -> None:
     await lab.assert_true(drained=True)
 
 
-async def another_model_is_watched_and_filled_during_a_write_back(lab: Lab) -> None:
-    worker = await lab.worker()
-    await lab.edit("B")
-    await lab.rewrite("write_back", PAUSES["start"])
-    keeper = await lab.close_gate()
-    write_back = lab.start(worker.work(1))
-    await lab.waits(worker)
-    await lab.watch("another model")
-    await lab.open_gate(keeper)
-    await write_back
-    await lab.assert_ends_true()
-
-
 async def a_failure_is_recorded_after_the_content_changed(lab: Lab) -> None:
     worker = await lab.worker()
     await lab.edit("B")
@@ -308,7 +278,6 @@ LOSSES: list[tuple[Scenario, list[str]]] = [
         ["never wait for an outbox row", "never wait for long"],
     ),
     (a_forced_refire_between_read_and_ack_is_still_done, ["ack only the version that was read"]),
-    (another_model_is_watched_and_filled_during_a_write_back, ["ack only the version that was read"]),
     (a_failure_is_recorded_after_the_content_changed, ["count failures of the present version only"]),
 ]
 SCENARIOS = list(dict.fromkeys(scenario for scenario, _ in LOSSES))

@@ -1,0 +1,21 @@
+"""Where a write-back can be made to pause, so that something happens just there."""
+
+from tests.integration.sessions import GATE
+
+_PAUSE = f"pg_advisory_xact_lock_shared({GATE})"
+
+PAUSES = {
+    # Nothing is locked yet.
+    "start": ("  EXECUTE format('LOCK TABLE", f"  PERFORM {_PAUSE};\n  EXECUTE format('LOCK TABLE"),
+    # The source was read, the items are not locked yet.
+    "source": ("  EXECUTE format('SELECT array", f"  PERFORM {_PAUSE};\n  EXECUTE format('SELECT array"),
+    # The items are locked, nothing is written yet.
+    "locked": ("  IF cardinality(p_vectors)", f"  PERFORM {_PAUSE};\n  IF cardinality(p_vectors)"),
+    # The vectors are written, nothing is acknowledged yet.
+    "written": ("  RETURN QUERY EXECUTE", f"  PERFORM {_PAUSE};\n  RETURN QUERY EXECUTE"),
+    # It was decided what to acknowledge, by a snapshot that grows old here.
+    "seen": (
+        "FROM evervec.outbox o JOIN seen ON",
+        f"FROM evervec.outbox o JOIN (SELECT {_PAUSE} IS NOT NULL AS p) AS pause ON pause.p JOIN seen ON",
+    ),
+}
