@@ -144,30 +144,13 @@ class PostgresServer(Service):
         draft = self._cluster.with_name("cluster.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        self._password_file.unlink(missing_ok=True)
-        self._password_file.touch(mode=0o600)
-        self._password_file.write_text(secrets.token_urlsafe(24) + "\n", encoding="ascii")
+        self._new_password()
         user = postgres_user(self._cluster, self._say)
         if user:
             for path in (draft, self._password_file):
                 os.chown(path, user.uid, user.gid)
-        locale = (
-            ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-            if self._version >= FIRST_VERSION_WITH_BUILTIN_LOCALES
-            else ["--locale=C.UTF-8"]
-        )
-        sync = ["--no-sync"] if self._options.get("fsync") == "off" else []
         result = subprocess.run(  # noqa: S603 - the arguments are the stack's own
-            [
-                str(self._bin / "initdb"),
-                f"--pgdata={draft}",
-                f"--username={SUPERUSER}",
-                f"--pwfile={self._password_file}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                *locale,
-                *sync,
-            ],
+            [str(self._bin / "initdb"), f"--pgdata={draft}", *self._initdb_options()],
             check=False,
             capture_output=True,
             text=True,
@@ -180,6 +163,24 @@ class PostgresServer(Service):
         if result.returncode:
             raise ConfigurationError(f"PostgreSQL's initdb failed in {self._home}: {_last_line(result.stderr)}")
         draft.rename(self._cluster)
+
+    def _initdb_options(self) -> list[str]:
+        options = [
+            f"--username={SUPERUSER}",
+            f"--pwfile={self._password_file}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+        ]
+        if self._version >= FIRST_VERSION_WITH_BUILTIN_LOCALES:
+            options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        else:
+            options += ["--locale=C.UTF-8"]
+        return options if self._options.get("fsync") != "off" else [*options, "--no-sync"]
+
+    def _new_password(self) -> None:
+        self._password_file.unlink(missing_ok=True)
+        self._password_file.touch(mode=0o600)
+        self._password_file.write_text(secrets.token_urlsafe(24) + "\n", encoding="ascii")
 
     def _check_version(self) -> None:
         found = _first_number(self._cluster / "PG_VERSION")
