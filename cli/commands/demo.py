@@ -19,7 +19,6 @@ from db.connection import connect
 from evervec.errors import ConfigurationError, EvervecError
 from evervec.log import configure_logging
 from evervec.settings import LogLevel, Settings, load_settings
-from service import EmbeddingService
 
 if TYPE_CHECKING:
     from cli.demo.edits import Edit, Editor
@@ -140,6 +139,8 @@ async def _edit(console: Console, editor: "Editor") -> list["Edit"]:
 
 async def _search(console: Console, settings: Settings) -> int:
     """Search in one language for what is described in the other; returns the number of hits."""
+    from service import EmbeddingService  # noqa: PLC0415 - it brings Temporal's client, which takes long to import
+
     console.rule("Search across languages")
     hits = 0
     async with EmbeddingService(settings, source="items") as service:

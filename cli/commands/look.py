@@ -3,12 +3,11 @@
 import asyncio
 import time
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
 from rich.table import Table
-from temporalio.client import RPCError
 
 from cli.commands.options import AnySource, Json, Source
 from cli.output import counted, note, print_json, shortened, stdout, table
@@ -18,9 +17,10 @@ from db.sources import Sources, SourceStatus
 from evervec.errors import ConfigurationError, EvervecError, ItemNotFoundError
 from evervec.log import describe_error
 from evervec.settings import Settings
-from evervec.temporal import connect, item_workflow_id
 from service.explain import ItemReport, ItemState, explain
-from service.workflow import WorkflowStatus, workflow_status
+
+if TYPE_CHECKING:
+    from service.workflow import WorkflowStatus
 
 NOTHING_WATCHED = "nothing is watched yet: `evervec watch TABLE --text a,b` adds a source"
 REFRESH_SECONDS = 1.0
@@ -116,8 +116,14 @@ async def _item(source: str, key: str, as_json: bool) -> None:
         raise ItemNotFoundError(f"source {source!r} has no item with the key {key}")
 
 
-async def _workflow(settings: Settings, sources: Sources, source: str, key: str) -> WorkflowStatus | None:
+async def _workflow(settings: Settings, sources: Sources, source: str, key: str) -> "WorkflowStatus | None":
     """The item's workflow; None when there is none, or when Temporal does not say."""
+    # Temporal's client takes long to import, and only this command needs it.
+    from temporalio.service import RPCError  # noqa: PLC0415
+
+    from evervec.temporal import connect, item_workflow_id  # noqa: PLC0415
+    from service.workflow import workflow_status  # noqa: PLC0415
+
     workflow_id = item_workflow_id(await sources.instance(), source, key)
     try:
         async with asyncio.timeout(TEMPORAL_SECONDS):
@@ -129,7 +135,7 @@ async def _workflow(settings: Settings, sources: Sources, source: str, key: str)
     return None
 
 
-def _show_item(report: ItemReport, workflow: WorkflowStatus | None) -> None:
+def _show_item(report: ItemReport, workflow: "WorkflowStatus | None") -> None:
     rows: list[tuple[str, Any]] = [
         ("item", f"{report.source} {report.key}"),
         ("state", report.state),
@@ -148,7 +154,7 @@ def _show_item(report: ItemReport, workflow: WorkflowStatus | None) -> None:
     stdout().print(shown)
 
 
-def _facts(workflow: WorkflowStatus) -> list[str]:
+def _facts(workflow: "WorkflowStatus") -> list[str]:
     facts = [workflow.status]
     if workflow.state:
         facts.append(f"item {workflow.state}")
