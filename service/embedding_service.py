@@ -128,7 +128,7 @@ class EmbeddingService:
     async def cancel_embedding_workflow(self, workflow_id: str) -> None:
         """Cancel a workflow that runs. Its item, if it waits, stays in the outbox and gets another one.
 
-        To stop the work on a source, pause it. ItemNotFoundError when no such workflow runs.
+        To stop the work on a source, pause it. One that has ended is left alone; ItemNotFoundError when there is none.
         """
         client = await self._client()
         try:
@@ -136,7 +136,7 @@ class EmbeddingService:
                 await client.get_workflow_handle(workflow_id).cancel()
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                raise ItemNotFoundError(f"no workflow {workflow_id!r} is running") from None
+                raise ItemNotFoundError(f"there is no workflow {workflow_id!r}") from None
             raise
 
     async def find_similar_items(self, query_text: str, limit: int = 10) -> list[Hit]:
