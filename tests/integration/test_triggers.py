@@ -761,7 +761,8 @@ def test_a_writers_search_path_changes_nothing(lab: Lab) -> None:
 @pytest.fixture(scope="module")
 def small_queue(stack_dir: Path) -> Iterator[str]:
     """A server whose notification queue is as small as can be: 512 kB."""
-    server = PostgresServer(stack_dir / "small-queue", durable=False, options={"max_notify_queue_pages": "64"})
+    options = {"max_notify_queue_pages": "64"}
+    server = PostgresServer(stack_dir / "small-queue", version=18, durable=False, options=options)
     asyncio.run(server.start())
     asyncio.run(apply_schema(server.conninfo()))
     yield server.conninfo()
