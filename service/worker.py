@@ -15,7 +15,6 @@ from db.items import Items
 from embedding.encoder import Encoder
 from evervec.errors import EvervecError
 from evervec.log import describe_error, get_logger
-from evervec.model import ModelSpec
 from evervec.settings import Settings
 from evervec.temporal import connect, ensure_search_attributes
 from workflows import all_workflows
@@ -72,22 +71,14 @@ def make_worker(client: Client, settings: Settings, items: Items, encoder: Encod
 async def preload(encoder: Encoder, items: Items) -> None:
     """Load the models that the sources name, so that the first edit need not wait for them.
 
-    One that cannot be loaded is logged and tried again when an item needs it.
+    One that cannot be loaded is tried again when an item needs it.
     """
     try:
         for model in await items.models():
-            await _load(encoder, model)
+            with suppress(EvervecError):  # the encoder has logged it
+                await encoder.embed(model, ["evervec"], live=False)
     except Exception as error:  # noqa: BLE001 - the first item that needs a model loads it all the same
         log.warning("no model was loaded ahead", error=describe_error(error))
-
-
-async def _load(encoder: Encoder, model: ModelSpec) -> None:
-    try:
-        await encoder.embed(model, ["evervec"], live=False)
-    except EvervecError as error:
-        log.warning("model not loaded", model=model.name, error=str(error))
-    else:
-        log.info("model loaded", model=model.name, dimension=model.dimension)
 
 
 @asynccontextmanager

@@ -211,8 +211,8 @@ async def test_a_model_that_cannot_be_loaded_keeps_items_pending_and_harms_no_ot
     key = await bench.insert("a drill")
     await bench.ring(key)
     await until(lambda: bench.embedded(key))
-    await until(lambda: bool(worker.lines("model not loaded")))
-    [line] = worker.lines("model not loaded")
+    await until(lambda: bool(worker.lines("model unavailable")))
+    [line] = worker.lines("model unavailable")
     assert line["model"] == "/no/such/folder"
 
     await watch(bench, "/no/such/folder")
