@@ -114,7 +114,15 @@ SELECT last_key, total, eligible, fresh FROM evervec.count_page(%(source)s, %(af
 SELECT count(*) AS orphaned FROM evervec.orphans(%(source)s);
 
 -- name: drop_orphans
-SELECT evervec.drop_orphans(%(source)s) AS dropped;
+-- By version: an item that is inserted meanwhile has enqueued itself anew.
+WITH seen AS MATERIALIZED (
+  SELECT o.item_key, o.version FROM evervec.outbox o JOIN evervec.orphans(%(source)s) AS x USING (item_key)
+  WHERE o.source = %(source)s
+), dropped AS (
+  DELETE FROM evervec.outbox o USING seen
+  WHERE o.source = %(source)s AND o.item_key = seen.item_key AND o.version = seen.version RETURNING 1
+)
+SELECT count(*) AS dropped FROM dropped;
 
 -- name: sample_items
 SELECT item_key, content, embedding FROM evervec.sample_items(%(source)s, %(limit)s);

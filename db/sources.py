@@ -194,28 +194,24 @@ class Sources:
         return Source(source, model, row["paused"], row["filling"])
 
     async def refire_page(
-        self, source: str, *, predicate: str = "true", force: bool = False, after: str | None = None, limit: int
+        self, source: str, predicate: str = "true", *, force: bool = False, after: str | None = None, limit: int
     ) -> RefirePage | None:
         """Enqueue the stale items (forced: all eligible ones) among the next rows beyond `after`.
 
         None when a user's transaction holds one of them: nothing was enqueued, try again.
         """
-        parameters = {"source": source, "predicate": predicate, "force": force, "after": after, "limit": limit}
-        try:
-            with translated():
-                async with self._pool.connection() as connection, connection.transaction():
-                    await connection.execute(query("wait_briefly"))
-                    [row] = await (await connection.execute(query("refire_page"), parameters)).fetchall()
-        except DatabaseError as error:
-            if isinstance(error.__cause__, _LOCKED):
-                return None
-            raise _source_error(error, source) from None
-        return RefirePage(**row)
+        row = await self._row_briefly(
+            "refire_page", source=source, predicate=predicate, force=force, after=after, limit=limit
+        )
+        return RefirePage(**row) if row else None
 
-    async def refire_keys(self, source: str, item_keys: Sequence[str], *, force: bool) -> int:
-        """Enqueue those of the items that are stale (forced: all that are eligible); returns how many."""
-        row = await self._row("refire_keys", source=source, item_keys=list(item_keys), force=force)
-        return int(row["enqueued"])
+    async def refire_keys(self, source: str, item_keys: Sequence[str], *, force: bool) -> int | None:
+        """Enqueue those of the items that are stale (forced: all that are eligible); returns how many.
+
+        None when a user's transaction holds one of them: nothing was enqueued, try again.
+        """
+        row = await self._row_briefly("refire_keys", source=source, item_keys=list(item_keys), force=force)
+        return int(row["enqueued"]) if row else None
 
     async def known_keys(self, source: str, item_keys: Sequence[str]) -> set[str]:
         """Those of the keys that a row has."""
@@ -230,10 +226,14 @@ class Sources:
         """Restart the work on a source."""
         await self._row("resume", source=source)
 
-    async def retry(self, source: str, item_keys: Sequence[str] | None = None) -> int:
-        """Failed items back to pending, all or some; returns how many."""
+    async def retry(self, source: str, item_keys: Sequence[str] | None = None) -> int | None:
+        """Failed items back to pending, all or some; returns how many.
+
+        None when a user's transaction holds one of them: nothing was done, try again.
+        """
         keys = None if item_keys is None else list(item_keys)
-        return int((await self._row("retry", source=source, item_keys=keys))["retried"])
+        row = await self._row_briefly("retry", source=source, item_keys=keys)
+        return int(row["retried"]) if row else None
 
     async def status(self, source: str | None = None) -> list[SourceStatus]:
         """How every source stands, or this one."""
@@ -296,6 +296,19 @@ class Sources:
         """The eligible items nearest to a vector of the source's dimension, among vectors of its present model."""
         rows = await self._rows("search", source=source, vector=vector, limit=limit)
         return [Hit(**row) for row in rows]
+
+    async def _row_briefly(self, name: str, *, source: str, **parameters: Any) -> dict[str, Any] | None:
+        """What locks many rows of the outbox; None where it would have to wait for one, and others for it."""
+        try:
+            with translated():
+                async with self._pool.connection() as connection, connection.transaction():
+                    await connection.execute(query("wait_briefly"))
+                    [row] = await (await connection.execute(query(name), {"source": source, **parameters})).fetchall()
+                    return row
+        except DatabaseError as error:
+            if isinstance(error.__cause__, _LOCKED):
+                return None
+            raise _source_error(error, source) from None
 
     async def _row(self, name: str, **parameters: Any) -> dict[str, Any]:
         [row] = await self._rows(name, **parameters)

@@ -21,7 +21,7 @@ from evervec.temporal import (
     start_item_workflow,
     unreachable_if_away,
 )
-from service.refire import check_keys
+from service.refire import check_keys, refire_keys
 from service.search import search
 from service.workflow import WorkflowStatus, workflow_status
 
@@ -102,7 +102,7 @@ class EmbeddingService:
         self._check_lengths(keys)
         client = await self._client()
         # In the outbox first: from here on it gets done, whatever becomes of this process.
-        await self._sources.refire_keys(self._source, keys, force=force_regenerate)
+        await refire_keys(self._sources, self._source, keys, force=force_regenerate)
         at_once = asyncio.Semaphore(STARTS_AT_ONCE)
 
         async def start(key: str) -> str:

@@ -2,11 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from db.sources import RefirePage, Sources, Waiting
 from evervec.errors import ItemNotFoundError
+
+T = TypeVar("T")
 
 PAGE_SIZE = 1000
 """Rows looked at in one short transaction."""
@@ -29,7 +33,7 @@ class Progress:
 
 async def check_predicate(sources: Sources, source: str, predicate: str) -> None:
     """A DatabaseError if the predicate can't be evaluated over the source's rows; enqueues nothing."""
-    await _page(sources, source, predicate=predicate, force=False, after=None, limit=0)
+    await sources.refire_page(source, predicate, limit=0)
 
 
 async def check_keys(sources: Sources, source: str, item_keys: Sequence[str]) -> None:
@@ -53,7 +57,9 @@ async def refire(
     after: str | None = None
     while True:
         started = time.monotonic()
-        page = await _page(sources, source, predicate=predicate, force=force, after=after, limit=limit)
+        page = await _when_unlocked(
+            partial(sources.refire_page, source, predicate, force=force, after=after, limit=limit)
+        )
         progress, after = progress.plus(page), page.last_key
         yield progress
         if page.scanned < limit:
@@ -62,13 +68,22 @@ async def refire(
             await asyncio.sleep(started + page.enqueued / rate - time.monotonic())
 
 
-async def _page(
-    sources: Sources, source: str, *, predicate: str, force: bool, after: str | None, limit: int
-) -> RefirePage:
+async def refire_keys(sources: Sources, source: str, item_keys: Sequence[str], *, force: bool) -> int:
+    """Enqueue those of the items that are stale (forced: all that are eligible); returns how many."""
+    return await _when_unlocked(lambda: sources.refire_keys(source, item_keys, force=force))
+
+
+async def retry(sources: Sources, source: str, item_keys: Sequence[str] | None = None) -> int:
+    """Failed items back to pending, all or some; returns how many."""
+    return await _when_unlocked(lambda: sources.retry(source, item_keys))
+
+
+async def _when_unlocked(attempt: Callable[[], Awaitable[T | None]]) -> T:
+    """Try until no user's transaction stands in the way, holding nothing in between."""
     while True:
-        page = await sources.refire_page(source, predicate=predicate, force=force, after=after, limit=limit)
-        if page is not None:
-            return page
+        result = await attempt()
+        if result is not None:
+            return result
         await asyncio.sleep(LOCKED_SECONDS)
 
 

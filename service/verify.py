@@ -8,7 +8,7 @@ import numpy as np
 from db.sources import Sample, Sources
 from embedding.encoder import Encoder
 from evervec.model import ModelSpec
-from service.refire import PAGE_SIZE, refire
+from service.refire import PAGE_SIZE, refire, refire_keys, retry
 
 LEAST_COSINE = 0.999
 """Between two embeddings of one text, batches and backends may differ this much."""
@@ -77,9 +77,9 @@ async def repair(sources: Sources, found: Verification) -> Repair:
         enqueued += [progress async for progress in refire(sources, found.source)][-1].enqueued
     if found.failed:
         # Those that are not stale: ineligible by now, or with an older vector of the same content.
-        enqueued += await sources.retry(found.source)
+        enqueued += await retry(sources, found.source)
     if found.mismatched:
-        enqueued += await sources.refire_keys(found.source, found.mismatched_keys, force=True)
+        enqueued += await refire_keys(sources, found.source, found.mismatched_keys, force=True)
     return Repair(enqueued, dropped)
 
 

@@ -13,7 +13,8 @@ from cli.processes import run_async
 from cli.session import command_settings, open_sources
 from db.sources import Sources, Waiting
 from evervec.errors import ConfigurationError
-from service.refire import check_keys, check_predicate, refire, wait_until_done
+from service.refire import check_keys, check_predicate, refire, refire_keys, wait_until_done
+from service.refire import retry as retry_items
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ async def _regenerate(source: str, keys: list[str] | None, wait: bool) -> Work:
             return await _refire(sources, source, force=True, wait=wait)
         await check_keys(sources, source, keys)
         work, after = Work(source), await sources.last_version()
-        work.enqueued = await sources.refire_keys(source, keys, force=True)
+        work.enqueued = await refire_keys(sources, source, keys, force=True)
         if work.enqueued < len(keys):
             note(f"{counted(len(keys) - work.enqueued, 'item')} not eligible: `evervec item {source} KEY` says why")
         if wait:
@@ -149,7 +150,7 @@ async def _retry(source: str, keys: list[str] | None) -> None:
     async with open_sources(command_settings()) as sources:
         if keys is not None:
             await check_keys(sources, source, keys)
-        retried = await sources.retry(source, keys)
+        retried = await retry_items(sources, source, keys)
     typer.echo(f"{source}: {counted(retried, 'failed item')} back in the queue")
 
 

@@ -1,5 +1,7 @@
+import asyncio
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 
 from service.verify import Repair, Verification, repair, verify
@@ -75,3 +77,16 @@ async def test_failed_items_are_enqueued_whatever_they_are_by_now(lab: Lab) -> N
     await repair(lab.sources, found)
     assert await lab.value("SELECT count(*) FROM evervec.outbox WHERE state = 'failed'") == 0
     assert await lab.value("SELECT count(*) FROM evervec.outbox WHERE item_key = '1' AND attempts = 0") == 1
+
+
+async def test_an_orphan_whose_item_is_inserted_meanwhile_is_kept(lab: Lab, database: str) -> None:
+    for key in ("4711", "4712"):
+        await lab.do("INSERT INTO evervec.outbox (source, item_key, version) VALUES ('items', %s, 0)", key)
+    async with await psycopg.AsyncConnection.connect(database) as user:
+        await user.execute("INSERT INTO items VALUES (4711, 'new', 'new')")
+        dropping = asyncio.create_task(lab.sources.drop_orphans("items"))
+        while not await lab.value("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            assert not dropping.done()
+        await user.commit()
+        assert await dropping == 1
+    assert await lab.value("SELECT array_agg(item_key) FROM evervec.outbox") == ["4711"]
