@@ -342,18 +342,20 @@ class Bell:
         self.connection.close()
 
 
-def snapshot(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """The catalog as far as watch could change it, and evervec's tables."""
+def snapshot(connection: Connection) -> dict[str, str]:
+    """A digest of the catalog as far as watch could change it, and of evervec's tables."""
+    users = "NOT IN ('pg_catalog', 'information_schema')"
     queries = {
-        "columns": "SELECT attrelid::regclass::text, attname, atttypid::regtype::text, atttypmod, attnum, attisdropped "
-        "FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid "
-        "WHERE relnamespace::regnamespace::text !~ '^pg_' AND relkind <> 'i' ORDER BY 1, attnum",
-        "relations": "SELECT oid::regclass::text, relkind, relacl::text, relowner FROM pg_class "
-        "WHERE relnamespace::regnamespace::text !~ '^pg_toast' ORDER BY 1",
-        "triggers": "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger ORDER BY 1, 2",
-        "functions": "SELECT oid::regprocedure::text, prosrc FROM pg_proc "
-        "WHERE pronamespace::regnamespace::text !~ '^pg_' ORDER BY 1",
-        "sources": "SELECT * FROM evervec.source ORDER BY name",
-        "outbox": "SELECT * FROM evervec.outbox ORDER BY source, item_key",
+        "columns": "SELECT attrelid::regclass, attname, atttypid::regtype, atttypmod, attnum, attisdropped "
+        f"FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE relnamespace::regnamespace::text {users}",
+        "relations": "SELECT oid::regclass, relkind, relacl::text, relowner FROM pg_class",
+        "triggers": "SELECT oid, pg_get_triggerdef(oid) FROM pg_trigger",
+        "functions": "SELECT oid::regprocedure, prosrc FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace",
+        "sources": "SELECT * FROM evervec.source",
+        "outbox": "SELECT * FROM evervec.outbox",
     }
-    return {name: run(connection, query) for name, query in queries.items()}
+    digests = [
+        f"SELECT '{name}', md5(string_agg(x::text, chr(10) ORDER BY x::text)) FROM ({query}) AS x"
+        for name, query in queries.items()
+    ]
+    return dict(run(connection, " UNION ALL ".join(digests)))
