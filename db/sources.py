@@ -244,7 +244,8 @@ class Sources:
 
     async def failures(self, source: str | None = None) -> list[Failure]:
         """The items that were given up, of all sources or of this one."""
-        await self.names(source)
+        if source is not None:
+            await self.get(source)
         return [Failure(**row) for row in await self._rows("failures", source=source)]
 
     async def failed_count(self, source: str) -> int:
