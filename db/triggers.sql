@@ -1079,6 +1079,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 DECLARE
   s       evervec.source;
   keys    text[];
+  vectors int := cardinality(array_remove(p_hashes, NULL));
   locked  text[];
   written text[];
 BEGIN
@@ -1091,9 +1092,14 @@ BEGIN
                  evervec.keys_sql(s, '$1')) INTO locked USING keys;
 
   -- The locked rows can't change any more: this statement sees what the vectors are compared with.
-  IF cardinality(p_vectors) > 0 AND cardinality(p_vectors) = s.dimension * cardinality(array_remove(p_hashes, NULL)) THEN
+  -- Vectors of another model's dimension come with hashes that fit no row; pgvector refuses them where a hash does fit.
+  IF vectors > 0 THEN
+    IF cardinality(p_vectors) % vectors <> 0 THEN
+      RAISE EXCEPTION '% numbers can''t be % vectors of the same dimensions', cardinality(p_vectors), vectors USING
+        ERRCODE = 'invalid_parameter_value';
+    END IF;
     EXECUTE evervec.write_sql(s) INTO written
-    USING locked, p_item_keys, p_hashes, p_vectors, s.dimension, s.model_label, clock_timestamp();
+    USING locked, p_item_keys, p_hashes, p_vectors, cardinality(p_vectors) / vectors, s.model_label, clock_timestamp();
   END IF;
 
   RETURN QUERY EXECUTE format($sql$
@@ -1225,17 +1231,6 @@ BEGIN
     'SELECT o.item_key FROM evervec.outbox o WHERE o.source = $1 AND NOT EXISTS (SELECT FROM %s AS t WHERE t.%I = CASE '
     'WHEN pg_input_is_valid(o.item_key, %L) THEN o.item_key::%s END)', evervec.relation_sql(s.relation), s.key_column,
     s.key_type, s.key_type) USING p_source;
-END $$;
-
--- Remove the outbox rows whose item is not there. Returns how many.
-CREATE OR REPLACE FUNCTION evervec.drop_orphans(p_source text) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  dropped bigint;
-BEGIN
-  DELETE FROM evervec.outbox o USING evervec.orphans(p_source) AS x WHERE o.source = p_source AND o.item_key = x.item_key;
-  GET DIAGNOSTICS dropped = ROW_COUNT;
-  RETURN dropped;
 END $$;
 
 -- A random sample of fresh items with their vectors, for verify.

@@ -10,7 +10,7 @@ PAUSES = {
     # The source was read, the items are not locked yet.
     "source": ("  EXECUTE format('SELECT array", f"  PERFORM {_PAUSE};\n  EXECUTE format('SELECT array"),
     # The items are locked, nothing is written yet.
-    "locked": ("  IF cardinality(p_vectors)", f"  PERFORM {_PAUSE};\n  IF cardinality(p_vectors)"),
+    "locked": ("  IF vectors > 0", f"  PERFORM {_PAUSE};\n  IF vectors > 0"),
     # The vectors are written, nothing is acknowledged yet.
     "written": ("  RETURN QUERY EXECUTE", f"  PERFORM {_PAUSE};\n  RETURN QUERY EXECUTE"),
     # It was decided what to acknowledge, by a snapshot that grows old here.
