@@ -46,6 +46,7 @@ class Encoder:
         self._load = load
         self._models: dict[tuple[str, str], _Model] = {}
         self._failures: dict[tuple[str, str], _Failure] = {}
+        self._refused: set[ModelSpec] = set()
         self._live: deque[_Request] = deque()
         self._bulk: deque[_Request] = deque()
         self._arrival = asyncio.Event()
@@ -110,9 +111,16 @@ class Encoder:
         if model is None:
             await self._load_model(spec)
         elif spec.dimension != model.embedder.dimension:
-            _fail([lane[0]], _dimension_error(spec, model.embedder.dimension))
+            self._refuse(lane[0], _dimension_error(spec, model.embedder.dimension))
         else:
             await _step(self._thread, model, lane)
+
+    def _refuse(self, request: "_Request", error: DimensionError) -> None:
+        """Fail a request that its model cannot serve; the log is told once."""
+        if request.model not in self._refused:
+            logger.warning("model does not fit", model=request.model.name, reason=str(error))
+        self._refused.add(request.model)
+        _fail([request], error)
 
     async def _load_model(self, spec: ModelSpec) -> None:
         key = (spec.name, spec.revision)
