@@ -892,11 +892,26 @@ END $$;
 CREATE OR REPLACE FUNCTION evervec.refire_page(
   p_source text, p_predicate text, p_force boolean, p_after text, p_limit bigint,
   OUT last_key text, OUT scanned bigint, OUT enqueued bigint
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
+DECLARE
+  patience timestamptz := clock_timestamp() + interval '30 seconds';
 BEGIN
   PERFORM evervec.check_expression((evervec.get_source(p_source)).relation, coalesce(p_predicate, 'true'), 'the predicate');
-  SELECT * INTO last_key, scanned, enqueued
-  FROM evervec.enqueue_page(p_source, coalesce(p_predicate, 'true'), coalesce(p_force, false), p_after, p_limit);
+  LOOP
+    -- A user's transaction may have some of the items in the outbox already and be about to enqueue others: it must not
+    -- be the one that a deadlock ends. Whoever gives way here begins anew.
+    BEGIN
+      SELECT * INTO last_key, scanned, enqueued
+      FROM evervec.enqueue_page(p_source, coalesce(p_predicate, 'true'), coalesce(p_force, false), p_after, p_limit);
+      EXIT;
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+      IF clock_timestamp() > patience THEN
+        RAISE EXCEPTION 'long transactions hold some of these items' USING
+          ERRCODE = 'lock_not_available', HINT = 'Nothing was enqueued. Try again when they have ended.';
+      END IF;
+    END;
+    PERFORM pg_sleep(random() * 0.2);
+  END LOOP;
   IF enqueued > 0 THEN
     PERFORM evervec.ring(p_source);
   END IF;
@@ -927,11 +942,17 @@ BEGIN
   RETURN retried;
 END $$;
 
+-- What somebody holds is changing anyway.
 CREATE OR REPLACE FUNCTION evervec.retry_items(p_source text, p_item_keys text[]) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-  WITH retried AS (
-    UPDATE evervec.outbox SET state = 'pending', attempts = 0, failed_at = NULL, version = nextval('evervec.outbox_version')
-    WHERE source = p_source AND state = 'failed' AND (p_item_keys IS NULL OR item_key = ANY (p_item_keys)) RETURNING 1)
+  WITH free AS MATERIALIZED (
+    SELECT item_key FROM evervec.outbox
+    WHERE source = p_source AND state = 'failed' AND (p_item_keys IS NULL OR item_key = ANY (p_item_keys))
+    FOR UPDATE SKIP LOCKED
+  ), retried AS (
+    UPDATE evervec.outbox o SET state = 'pending', attempts = 0, failed_at = NULL, version = nextval('evervec.outbox_version')
+    FROM free WHERE o.source = p_source AND o.item_key = free.item_key RETURNING 1
+  )
   SELECT count(*) FROM retried
 $$;
 

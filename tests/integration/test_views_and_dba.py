@@ -1,8 +1,10 @@
 """The two views, what a DBA calls, and what each role may."""
 
 import math
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
@@ -189,6 +191,39 @@ def test_a_hostile_predicate_executes_nothing(lab: Lab, predicate: str) -> None:
     assert "the predicate can't be evaluated" in str(refusal.value)
     assert snapshot(lab.connection) == before
     assert len(lab.run("SELECT * FROM items")) == 2
+
+
+def test_a_refire_gives_way_to_a_writer_that_holds_items(lab: Lab) -> None:
+    source = lab.watched(5)
+    with connect(lab.conninfo) as writer, connect(lab.conninfo) as dba, ThreadPoolExecutor() as pool:
+        run(writer, "BEGIN")
+        run(writer, f"UPDATE {lab.schema}.items SET name = 'edited' WHERE id = 5")
+        refired = pool.submit(value, dba, "SELECT evervec.refire(%s, 'true', true)", [source.name])
+        wait_for_lock(lab, dba.info.backend_pid)
+        # The outbox row of this item is the refire's, which waits for that of the other.
+        run(writer, f"UPDATE {lab.schema}.items SET name = 'edited' WHERE id = 1")
+        run(writer, "COMMIT")
+        assert refired.result(30) == 5
+    assert source.assert_settled() == ["1", "2", "3", "4", "5"]
+
+
+def test_a_retry_waits_for_nobody(lab: Lab) -> None:
+    source = lab.watched(2)
+    lab.run("UPDATE items SET name = 'poison'")
+    source.fail("1")
+    source.fail("2")
+    with connect(lab.conninfo) as writer, writer.transaction():
+        run(writer, f"UPDATE {lab.schema}.items SET name = 'good' WHERE id = 2")
+        assert value(lab.connection, "SELECT evervec.retry(%s)", [source.name]) == 1
+    assert source.status()["failed"] == 0
+    assert source.assert_settled() == ["1", "2"]
+
+
+def wait_for_lock(lab: Lab, pid: int) -> None:
+    """Until a session waits for another."""
+    deadline = time.monotonic() + 30
+    while not value(lab.connection, "SELECT cardinality(pg_blocking_pids(%s)) > 0", [pid]):
+        assert time.monotonic() < deadline
 
 
 def test_columns_called_like_parameters(lab: Lab) -> None:
