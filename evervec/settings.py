@@ -46,7 +46,12 @@ class LogFormat(StrEnum):
 class Settings(BaseSettings):
     """The settings of one evervec process. Times are in the unit that the name ends with."""
 
-    model_config = SettingsConfigDict(env_prefix="EVERVEC_", populate_by_name=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="EVERVEC_",
+        env_ignore_empty=True,  # how a compose file or a chart says that a variable is not set
+        populate_by_name=True,
+        extra="ignore",
+    )
 
     database_url: SecretStr | None = Field(None, description="PostgreSQL, as a libpq URL or key=value string")
     listen_url: SecretStr | None = Field(
@@ -122,5 +127,12 @@ def _describe(problem: object) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not location:
         return message
-    name = location if location.isupper() else f"EVERVEC_{location.upper()}"
-    return f"{name}: {message}"
+    return f"{_variable(location)}: {message}"
+
+
+def _variable(location: str) -> str:
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        if isinstance(alias, AliasChoices) and location in alias.choices:
+            return " or ".join(map(str, alias.choices))
+    return f"EVERVEC_{location.upper()}"
