@@ -15,12 +15,11 @@ from evervec.settings import Settings
 from listener.backoff import Backoff
 from listener.debounce import Clock, Debouncer, Key
 from listener.sent import Sent
+from listener.window import Window
 
 CAPACITY = 10_000
 """Items held in each lane; what does not fit is found in the outbox."""
 SENT_CAPACITY = 20_000
-BULK_WINDOW = 128
-"""Items of a source that were found in the outbox and may be under way at once: bulk work must not be in the way."""
 BATCH = 32
 CALLS = 32
 """Calls to Temporal at once."""
@@ -42,8 +41,8 @@ class Router:
     """Two lanes of items that wait to be quiet, and the way from there to Temporal.
 
     What is heard by NOTIFY is live, unless a source has more than `sweep_threshold` items waiting: then it is bulk, and
-    found in the outbox like all else that was not heard. Live items go first and are not counted; of bulk items each
-    source has BULK_WINDOW under way.
+    found in the outbox like all else that was not heard. Live items go first, and are not held up by the window that
+    bulk items have to pass.
 
     What is due is looked up in the outbox before it is signalled: a notification is a hint that anybody can forge.
     """
@@ -58,8 +57,10 @@ class Router:
         window, longest = settings.debounce_ms / 1000, settings.debounce_max_ms / 1000
         self._live = Debouncer(window, longest, CAPACITY, clock)
         self._bulk = Debouncer(window, longest, CAPACITY, clock)
+        self._debounce_seconds = window
         self._threshold = settings.sweep_threshold
         self._sent = Sent(SENT_CAPACITY, clock)
+        self._window = Window(clock)
         self._signal = signal
         self._fits = fits
         self._filled = asyncio.Event()
@@ -108,8 +109,11 @@ class Router:
         return self._put(self._bulk, key, item.content_hash)
 
     def _has_room(self, key: Key) -> bool:
+        if key in self._sent:
+            return True
         under_way = self._sent.under_way(key.source) + self._bulk.count(key.source)
-        return key in self._sent or under_way < BULK_WINDOW
+        # What a stage of the way holds is the rate times the time that it takes; the window is the rate of a second.
+        return under_way < self._window.size(key.source) * (1 + self._debounce_seconds)
 
     def _put(self, lane: Debouncer, key: Key, content_hash: str | None) -> bool:
         taken = lane.put(key, content_hash)
@@ -118,7 +122,7 @@ class Router:
 
     # What goes out.
 
-    async def settle(self, outbox: Finder, limit: int = 1000) -> int:
+    async def settle(self, outbox: Finder, limit: int = 500) -> int:
         """Look for signalled items in the outbox; returns how many have left it."""
         keys = self._sent.next_keys(limit)
         if not keys:
@@ -126,6 +130,7 @@ class Router:
         left = set(keys) - {Key(item.source, item.item_key) for item in await outbox.find(keys)}
         for key in left:
             self._sent.forget(key)
+            self._window.done(key.source)
         return len(left)
 
     async def run(self, outbox: Finder) -> None:

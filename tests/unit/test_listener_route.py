@@ -1,4 +1,5 @@
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -9,12 +10,13 @@ from temporalio.service import RPCError, RPCStatusCode
 from db.outbox import OutboxItem
 from evervec.errors import DatabaseError, ServiceUnreachableError
 from evervec.settings import Settings
-from listener import route, sent
+from listener import route, sent, window
 from listener.backoff import Backoff
 from listener.debounce import Key
 from listener.lookout import PAGE, PAGES, Lookout
-from listener.route import BULK_WINDOW, Router
+from listener.route import Router
 from listener.sent import Sent
+from listener.window import Window
 
 
 class Clock:
@@ -192,17 +194,17 @@ async def test_bulk_work_has_a_window_in_each_source_and_live_items_pass_it(
     lookout = Lookout(router, asyncio.Event(), clock)
     async with running(router, outbox):
         assert await lookout.look(outbox)
-        await until(lambda: len(temporal.signals) == BULK_WINDOW + 10)
+        await until(lambda: len(temporal.signals) == window.LEAST + 10)
         assert not await lookout.look(outbox)
 
         router.changed(Key("items", "000900"), "h")
         await until(lambda: temporal.signals[-1].item_key == "000900")
 
-        for done in temporal.signals[:50]:
+        for done in temporal.signals[:10]:
             del outbox.items[Key(done.source, done.item_key)]
         assert await lookout.look(outbox)
-        await until(lambda: len(temporal.signals) >= BULK_WINDOW + 10 + 49)
-    assert router.under_way <= BULK_WINDOW + 10 + 1
+        await until(lambda: len(temporal.signals) == window.LEAST + 10 + 1 + 9)
+    assert router.under_way == window.LEAST + 10
 
 
 async def test_calls_are_limited_and_live_items_go_before_bulk(
@@ -210,6 +212,7 @@ async def test_calls_are_limited_and_live_items_go_before_bulk(
 ) -> None:
     monkeypatch.setattr(route, "BATCH", 4)
     temporal.gate.clear()
+    monkeypatch.setattr(window, "LEAST", 100)
     outbox = Outbox(*items(100), item("live"))
     async with running(router, outbox):
         await Lookout(router, asyncio.Event(), clock).look(outbox)
@@ -227,6 +230,7 @@ async def test_everything_is_signalled_when_temporal_is_back(
     router: Router, temporal: Temporal, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(router, "_backoff", Backoff(first=0.001, longest=0.01))
+    monkeypatch.setattr(window, "LEAST", 20)
     temporal.refusal = ServiceUnreachableError()
     outbox = Outbox(*items(20), item("live"))
     with structlog.testing.capture_logs() as logs:
@@ -364,6 +368,31 @@ def test_all_that_was_signalled_gets_its_turn_to_be_looked_for(clock: Clock) -> 
         memory.add(Key("items", str(number)), 1)
     seen = {key for _ in range(4) for key in memory.next_keys(3)}
     assert len(seen) == 10
+
+
+@pytest.mark.parametrize("per_second", [2, 10, 50, 200, 1000])
+@pytest.mark.parametrize("latency", [0.05, 0.5])
+def test_the_window_keeps_workers_busy_and_the_queue_short(clock: Clock, per_second: int, latency: float) -> None:
+    """A simulation: each item takes `latency` seconds and `per_second` can be done; completions are seen later."""
+    size, step, seen_every = Window(clock), 1 / 1024, 0.25
+    queue, done_unseen, finished = deque[float](), 0, 0
+    credit = next_look = 0.0
+    for _ in range(20 * 1024):
+        clock.now += step
+        credit = min(credit + per_second * step, 1 + per_second * step)
+        while credit >= 1 and queue and queue[0] + latency <= clock.now:
+            queue.popleft()
+            credit -= 1
+            done_unseen += 1
+            finished += clock.now > 10
+        if clock.now >= next_look:
+            next_look += seen_every
+            for _ in range(done_unseen):
+                size.done("items")
+            done_unseen = 0
+            queue.extend([clock.now] * max(0, size.size("items") - len(queue)))
+    assert finished / 10 >= 0.8 * min(per_second, window.MOST / (latency + seen_every))
+    assert len(queue) <= max(window.LEAST, 1.5 * per_second)
 
 
 def test_backoff_doubles_with_jitter_and_starts_small_again() -> None:
