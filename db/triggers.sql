@@ -243,10 +243,11 @@ BEGIN
 END $$;
 
 -- Enqueue the eligible items of one page that are stale (or all of them when forced), in the order of their keys.
+-- A merge with the side table would begin at its first row, for each page again.
 CREATE OR REPLACE FUNCTION evervec.enqueue_page(
   p_source text, p_predicate text, p_forced boolean, p_after text, p_limit bigint,
   OUT last_key text, OUT scanned bigint, OUT enqueued bigint
-) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
 DECLARE
   s evervec.source := evervec.get_source(p_source);
 BEGIN
@@ -888,6 +889,18 @@ BEGIN
   RETURN page.enqueued;
 END $$;
 
+-- A user's transaction may hold the outbox rows of some items and be about to enqueue others: it must not be the one that
+-- a deadlock ends. So whoever does many items at once, and has let go of them, waits a little here and begins anew.
+CREATE OR REPLACE FUNCTION evervec.give_way(p_patience timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF clock_timestamp() > p_patience THEN
+    RAISE EXCEPTION 'long transactions hold some of these items' USING
+      ERRCODE = 'lock_not_available', HINT = 'Nothing was changed. Try again when they have ended.';
+  END IF;
+  PERFORM pg_sleep(random() * 0.2);
+END $$;
+
 -- The same for the next rows in the order of their keys; last_key is null when there are none left.
 CREATE OR REPLACE FUNCTION evervec.refire_page(
   p_source text, p_predicate text, p_force boolean, p_after text, p_limit bigint,
@@ -898,19 +911,13 @@ DECLARE
 BEGIN
   PERFORM evervec.check_expression((evervec.get_source(p_source)).relation, coalesce(p_predicate, 'true'), 'the predicate');
   LOOP
-    -- A user's transaction may have some of the items in the outbox already and be about to enqueue others: it must not
-    -- be the one that a deadlock ends. Whoever gives way here begins anew.
     BEGIN
       SELECT * INTO last_key, scanned, enqueued
       FROM evervec.enqueue_page(p_source, coalesce(p_predicate, 'true'), coalesce(p_force, false), p_after, p_limit);
       EXIT;
     EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-      IF clock_timestamp() > patience THEN
-        RAISE EXCEPTION 'long transactions hold some of these items' USING
-          ERRCODE = 'lock_not_available', HINT = 'Nothing was enqueued. Try again when they have ended.';
-      END IF;
+      PERFORM evervec.give_way(patience);
     END;
-    PERFORM pg_sleep(random() * 0.2);
   END LOOP;
   IF enqueued > 0 THEN
     PERFORM evervec.ring(p_source);
@@ -932,27 +939,30 @@ END $$;
 
 -- Failed items back to pending, with all their attempts before them. Returns how many.
 CREATE OR REPLACE FUNCTION evervec.retry(source text, item_keys text[] DEFAULT NULL) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
 DECLARE
-  retried bigint := evervec.retry_items((evervec.get_source($1)).name, $2);
+  patience timestamptz := clock_timestamp() + interval '30 seconds';
+  retried  bigint;
 BEGIN
+  LOOP
+    BEGIN
+      retried := evervec.retry_items((evervec.get_source($1)).name, $2);
+      EXIT;
+    EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+      PERFORM evervec.give_way(patience);
+    END;
+  END LOOP;
   IF retried > 0 THEN
     PERFORM evervec.ring($1);
   END IF;
   RETURN retried;
 END $$;
 
--- What somebody holds is changing anyway.
 CREATE OR REPLACE FUNCTION evervec.retry_items(p_source text, p_item_keys text[]) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-  WITH free AS MATERIALIZED (
-    SELECT item_key FROM evervec.outbox
-    WHERE source = p_source AND state = 'failed' AND (p_item_keys IS NULL OR item_key = ANY (p_item_keys))
-    FOR UPDATE SKIP LOCKED
-  ), retried AS (
-    UPDATE evervec.outbox o SET state = 'pending', attempts = 0, failed_at = NULL, version = nextval('evervec.outbox_version')
-    FROM free WHERE o.source = p_source AND o.item_key = free.item_key RETURNING 1
-  )
+  WITH retried AS (
+    UPDATE evervec.outbox SET state = 'pending', attempts = 0, failed_at = NULL, version = nextval('evervec.outbox_version')
+    WHERE source = p_source AND state = 'failed' AND (p_item_keys IS NULL OR item_key = ANY (p_item_keys)) RETURNING 1)
   SELECT count(*) FROM retried
 $$;
 
@@ -1079,7 +1089,9 @@ BEGIN
     SELECT k.item_key, o.version, o.state, coalesce(o.forced, false), $3, i.id IS NOT NULL, coalesce(i.eligible, false),
            i.content, i.content_hash, i.embedding_hash, $4, $5, $6, $7
     FROM unnest($1) AS k (item_key)
-    LEFT JOIN evervec.outbox o ON o.source = $2 AND o.item_key = k.item_key
+    -- One look-up a key, whatever the planner believes of an outbox without statistics.
+    LEFT JOIN LATERAL (
+      SELECT * FROM evervec.outbox WHERE source = $2 AND outbox.item_key = k.item_key OFFSET 0) AS o ON true
     LEFT JOIN (%s) AS i ON i.item_key = k.item_key
     $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$8')))
   USING p_item_keys, p_source, s.paused, s.model, s.revision, s.dimension, s.prompt, evervec.valid_keys(s, p_item_keys);
@@ -1217,7 +1229,7 @@ END $$;
 CREATE OR REPLACE FUNCTION evervec.count_page(
   p_source text, p_after text, p_limit bigint,
   OUT last_key text, OUT total bigint, OUT eligible bigint, OUT fresh bigint
-) LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+) LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
 DECLARE
   s evervec.source := evervec.get_source(p_source);
 BEGIN

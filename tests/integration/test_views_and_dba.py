@@ -207,16 +207,20 @@ def test_a_refire_gives_way_to_a_writer_that_holds_items(lab: Lab) -> None:
     assert source.assert_settled() == ["1", "2", "3", "4", "5"]
 
 
-def test_a_retry_waits_for_nobody(lab: Lab) -> None:
-    source = lab.watched(2)
+def test_a_retry_gives_way_to_a_writer_that_holds_items(lab: Lab) -> None:
+    source = lab.watched(3)
     lab.run("UPDATE items SET name = 'poison'")
-    source.fail("1")
-    source.fail("2")
-    with connect(lab.conninfo) as writer, writer.transaction():
-        run(writer, f"UPDATE {lab.schema}.items SET name = 'good' WHERE id = 2")
-        assert value(lab.connection, "SELECT evervec.retry(%s)", [source.name]) == 1
-    assert source.status()["failed"] == 0
-    assert source.assert_settled() == ["1", "2"]
+    for key in "123":
+        source.fail(key)
+    with connect(lab.conninfo) as writer, connect(lab.conninfo) as dba, ThreadPoolExecutor() as pool:
+        run(writer, "BEGIN")
+        run(writer, f"UPDATE {lab.schema}.items SET name = 'good' WHERE id = 3")
+        retried = pool.submit(value, dba, "SELECT evervec.retry(%s)", [source.name])
+        wait_for_lock(lab, dba.info.backend_pid)
+        run(writer, f"UPDATE {lab.schema}.items SET name = 'good' WHERE id = 1")
+        run(writer, "COMMIT")
+        assert retried.result(30) == 1
+    assert source.assert_settled() == ["1", "2", "3"]
 
 
 def wait_for_lock(lab: Lab, pid: int) -> None:
