@@ -1,0 +1,93 @@
+"""What runs all the time goes by indexes and touches no more rows than it is asked for, with and without statistics."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.integration.sessions import Lab, shared_database
+
+ROWS = 100_000
+BATCH = 256
+MIDDLE = ROWS // 2
+KEYS = f"(SELECT array_agg(n::text) FROM generate_series({MIDDLE}, {MIDDLE + BATCH - 1}) AS n)"
+VERSIONS = f"SELECT array_agg(outbox_version ORDER BY item_key) FROM evervec.read_items('items', {KEYS})"
+HASHES = f"SELECT array_agg(content_hash ORDER BY item_key) FROM evervec.read_items('items', {KEYS})"
+NOTHING = f"array_fill(NULL::text, ARRAY[{BATCH}])"
+VECTORS = f"array_fill(0.5::real, ARRAY[4 * {BATCH}])"
+
+HOT = {
+    "read": f"SELECT * FROM evervec.read_items('items', {KEYS})",
+    "write-back": f"SELECT * FROM evervec.write_back('items', {KEYS}, %(versions)s, %(hashes)s, {VECTORS})",
+    "ack": f"SELECT * FROM evervec.write_back('items', {KEYS}, %(versions)s, {NOTHING}, '{{}}')",
+    "read of one": f"SELECT * FROM evervec.read_items('items', ARRAY['{MIDDLE}'])",
+    "write-back of one": (
+        f"SELECT * FROM evervec.write_back('items', ARRAY['{MIDDLE}'], (%(versions)s::bigint[])[1:1], (%(hashes)s::text[])[1:1], "
+        "'{1,2,3,4}')"
+    ),
+    "failure": f"SELECT evervec.record_failure('items', '{MIDDLE}', (%(versions)s::bigint[])[1], 'an error', 1)",
+    "note": f"SELECT evervec.note_error('items', '{MIDDLE}', (%(versions)s::bigint[])[1], 'an error')",
+    "pending": f"SELECT * FROM evervec.pending_items('items', '{MIDDLE}', {BATCH})",
+    "pending among": f"SELECT * FROM evervec.pending_among(array_fill('items'::text, ARRAY[{BATCH}]), {KEYS})",
+    "fill": f"SELECT * FROM evervec.fill_page({BATCH})",
+    "re-fire of a page": f"SELECT * FROM evervec.refire_page('items', 'true', true, '{MIDDLE}', {BATCH})",
+    "re-fire of keys": f"SELECT evervec.refire_keys('items', {KEYS}, true)",
+    "retry": f"SELECT evervec.retry('items', {KEYS})",
+    "count": f"SELECT * FROM evervec.count_page('items', '{MIDDLE}', {BATCH})",
+    "item": f"SELECT * FROM evervec.explain_item('items', '{MIDDLE}')",
+    "edit": f"UPDATE items SET name = 'new' WHERE id = {MIDDLE}",
+    "touch": f"UPDATE items SET id = id WHERE id = {MIDDLE}",
+    "insert": "INSERT INTO items (id, name) VALUES (0, 'new')",
+    "delete": f"DELETE FROM items WHERE id = {MIDDLE}",
+    "new key": f"UPDATE items SET id = 0 WHERE id = {MIDDLE}",
+}
+
+
+@pytest.fixture(scope="module", params=["without statistics", "with statistics"])
+def labs(postgres: str, template_database: str, request: pytest.FixtureRequest) -> Iterator[tuple[str, bool]]:
+    with shared_database(postgres, template_database) as conninfo:
+        yield conninfo, request.param == "with statistics"
+
+
+@pytest.fixture(params=["column", "table"])
+async def lab(labs: tuple[str, bool], request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    """Many items, all of them with a vector of some other text, and all waiting."""
+    conninfo, statistics = labs
+    async with Lab.open(conninfo, request.param) as opened:
+        run = opened.observer.run
+        await run("SELECT evervec.unwatch('items')")
+        for table in ("items", "evervec.outbox"):
+            await run(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        await run(f"INSERT INTO items (id, name) SELECT n, 'thing ' || n FROM generate_series(1, {ROWS}) AS n")
+        await opened.watch()
+        values = "array_fill(1::real, ARRAY[4])::vector AS v, 'a hash' AS h, 'a model' AS m, now() AS t"
+        if request.param == "column":
+            await run(
+                "UPDATE items SET embedding = v, embedding_hash = h, embedding_model = m, embedded_at = t "
+                f"FROM (SELECT {values}) AS x"
+            )
+        else:
+            await run("ALTER TABLE items_embedding SET (autovacuum_enabled = false)")
+            await run(f"INSERT INTO items_embedding SELECT id, {values} FROM items")
+        await run(f"UPDATE evervec.source SET filling = true, filled_to = '{MIDDLE}'")
+        if statistics:
+            await run("ANALYZE")
+        yield opened
+
+
+async def test_hot_statements_touch_few_rows_and_go_by_indexes(lab: Lab) -> None:
+    run = lab.observer.run
+    parameters = {"hashes": await lab.observer.value(HASHES), "versions": await lab.observer.value(VERSIONS)}
+    bad = {}
+    for name, statement in HOT.items():
+        await run("SELECT pg_stat_force_next_flush()")
+        await run("BEGIN")
+        await lab.observer.connection.execute(statement, parameters)
+        touched = await run(
+            "SELECT relname, seq_scan, seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables "
+            "WHERE relname IN ('items', 'items_embedding', 'outbox') AND (seq_tup_read > 0 OR idx_tup_fetch > %s)",
+            5 * BATCH,
+        )
+        await run("ROLLBACK")
+        if touched:
+            bad[name] = touched
+    assert bad == {}
