@@ -81,6 +81,8 @@ class ItemActivities:
             return _result(state, Outcome.PAUSED)
         vector = None
         if _stale(state, forced=request.force_regenerate or state.forced):
+            if state.failed and not request.force_regenerate:
+                return _result(state, Outcome.FAILED)  # a late signal: nobody asked to try it again
             try:
                 vector = await self._embed(state)
             except ConfigurationError as error:

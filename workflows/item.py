@@ -156,7 +156,8 @@ class ItemEmbeddingWorkflow:
     def _note(self, result: ItemEmbeddingResult) -> None:
         self._gone = result.outcome is Outcome.GONE
         self._last_outcome = result.outcome
-        self._last_error = result.error_message
+        if result.outcome is not Outcome.FAILED or result.error_message:  # else: given up before, for what it said then
+            self._last_error = result.error_message
         if not self._dirty:
             self._content_hash = result.content_hash
         self._set_state(SETTLED.get(result.outcome, ItemWorkflowState.PENDING))

@@ -167,6 +167,14 @@ async def test_a_fresh_item_is_embedded_when_forced(state: ItemState, request_fo
     assert encoder.texts == [state.content]
 
 
+async def test_an_item_that_was_given_up_is_left_alone_unless_forced() -> None:
+    items, encoder = FakeItems(dataclasses.replace(STALE, failed=True)), FakeEncoder()
+    assert (await run(items, encoder)).outcome is Outcome.FAILED
+    assert (items.writes, items.failures, encoder.texts) == ([], [], [])
+    forced = await run(items, encoder, REQUEST.model_copy(update={"force_regenerate": True}))
+    assert forced.outcome is Outcome.EMBEDDED
+
+
 async def test_a_paused_source_is_left_alone() -> None:
     items, encoder = FakeItems(dataclasses.replace(STALE, paused=True)), FakeEncoder()
     assert (await run(items, encoder)).outcome is Outcome.PAUSED
