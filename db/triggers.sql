@@ -106,7 +106,8 @@ COMMENT ON COLUMN evervec.outbox.forced IS 'Embed even if the hash is unchanged.
 -- What counts as blank: Unicode's White_Space, where the encoding has it.
 CREATE OR REPLACE FUNCTION evervec.whitespace() RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT E' \t\n\r\f\v' || CASE WHEN getdatabaseencoding() = 'UTF8' THEN
+  -- PostgreSQL 16 takes \v for the letter.
+  SELECT E' \t\n\r\f\x0b' || CASE WHEN getdatabaseencoding() = 'UTF8' THEN
     (SELECT string_agg(chr(c), '') FROM unnest(ARRAY[133, 160, 5760, 8192, 8193, 8194, 8195, 8196, 8197, 8198, 8199,
                                                      8200, 8201, 8202, 8232, 8233, 8239, 8287, 12288]) AS c)
     ELSE '' END
