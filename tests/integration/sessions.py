@@ -156,15 +156,16 @@ class Lab:
             await self.observer.run("INSERT INTO items (id, name) VALUES (%s, %s)", key, name)
         await self.drain()
 
-    async def watch(self, model: str = "a model") -> None:
+    async def watch(self, model: str = "a model", *, by: Session | None = None, fill: bool = True) -> None:
         """Watch the table, and let the first fill run."""
-        await self.observer.run(
+        await (by or self.observer).run(
             "SELECT evervec.watch('items', '{name,description}', required => '{name}', active => 'active', "
             "model => %s, dimension => 4, destination => %s)",
             model,
             self.destination,
         )
-        await self.fill()
+        if fill:
+            await self.fill()
 
     async def fill(self) -> None:
         """Let the first fill run to its end."""

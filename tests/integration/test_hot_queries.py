@@ -21,8 +21,8 @@ HOT = {
     "ack": f"SELECT * FROM evervec.write_back('items', {KEYS}, %(versions)s, {NOTHING}, '{{}}')",
     "read of one": f"SELECT * FROM evervec.read_items('items', ARRAY['{MIDDLE}'])",
     "write-back of one": (
-        f"SELECT * FROM evervec.write_back('items', ARRAY['{MIDDLE}'], (%(versions)s::bigint[])[1:1], (%(hashes)s::text[])[1:1], "
-        "'{1,2,3,4}')"
+        f"SELECT * FROM evervec.write_back('items', ARRAY['{MIDDLE}'], (%(versions)s::bigint[])[1:1], "
+        "(%(hashes)s::text[])[1:1], '{1,2,3,4}')"
     ),
     "failure": f"SELECT evervec.record_failure('items', '{MIDDLE}', (%(versions)s::bigint[])[1], 'an error', 1)",
     "note": f"SELECT evervec.note_error('items', '{MIDDLE}', (%(versions)s::bigint[])[1], 'an error')",

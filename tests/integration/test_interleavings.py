@@ -106,6 +106,7 @@ async def a_fresh_item_is_acked_while_an_edit_is_uncommitted(lab: Lab) -> None:
 async def make_orphan(lab: Lab) -> None:
     """Item 2 is deleted but waits in the outbox: a re-fire had read it before."""
     user, dba = await lab.session(), await lab.session()
+    await lab.rewrite("refire_page", ("'250ms'", "'30s'"))
     await user.run("BEGIN")
     await lab.edit("B", by=user)
     refire = lab.start(dba.run("SELECT evervec.refire('items', force => true)"))

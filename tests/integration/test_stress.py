@@ -1,0 +1,147 @@
+"""Users, workers and an administrator do what they like to few items, all at once: in the end every vector is right."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+
+import psycopg
+import pytest
+
+from evervec.errors import DatabaseError
+from tests.integration.sessions import Lab, Session, shared_database
+
+SECONDS = 5.0
+KEYS = 25
+WRITERS = 4
+WORKERS = 2
+CHANGES = [
+    "INSERT INTO items (id, name) VALUES ({key}, '{text}')",
+    "INSERT INTO items (id, name) VALUES ({key}, '{text}') ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+    "UPDATE items SET name = '{text}' WHERE id = {key}",
+    "UPDATE items SET description = '{text}' WHERE id = {key}",
+    "UPDATE items SET name = '{text}' WHERE id BETWEEN {key} AND {other}",
+    "UPDATE items SET name = ' ' WHERE id = {key}",
+    "UPDATE items SET active = NOT active WHERE id = {key}",
+    "UPDATE items SET id = id, name = name WHERE id = {key}",
+    "UPDATE items SET price = price + 1 WHERE id = {key}",
+    "UPDATE items SET id = {other} WHERE id = {key}",
+    "DELETE FROM items WHERE id = {key}",
+    "SELECT FROM items WHERE id = {key} FOR UPDATE",
+    "SELECT evervec.refire('items', 'id = {key}', force => {force})",
+]
+LEVELS = ["READ COMMITTED"] * 4 + ["REPEATABLE READ", "SERIALIZABLE"]
+# What users do to each other, watched tables or not.
+THEIR_OWN_AFFAIR = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+)
+
+
+@pytest.fixture(scope="module")
+def labs(postgres: str, template_database: str) -> Iterator[str]:
+    with shared_database(postgres, template_database) as conninfo:
+        yield conninfo
+
+
+@pytest.fixture(params=["column", "table"])
+async def lab(labs: str, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    items = [(key, "ABC"[key % 3]) for key in range(KEYS)]
+    async with Lab.open(labs, request.param, *items) as opened:
+        yield opened
+
+
+async def write(lab: Lab, chance: random.Random) -> Callable[[], Awaitable[None]]:
+    """A user: transactions of a few changes, some of them taken back in part or as a whole."""
+    user = await lab.session()
+
+    async def transaction() -> None:
+        await user.run(f"BEGIN ISOLATION LEVEL {chance.choice(LEVELS)}")
+        try:
+            for _ in range(chance.randint(1, 4)):
+                if chance.random() < 0.2:
+                    await user.run("SAVEPOINT s")
+                    await user.run(change(chance))
+                    await user.run("ROLLBACK TO s")
+                await user.run(change(chance))
+                await asyncio.sleep(chance.random() * 0.005)
+            await user.run("COMMIT" if chance.random() < 0.8 else "ROLLBACK")
+        except THEIR_OWN_AFFAIR:
+            await user.run("ROLLBACK")
+
+    return transaction
+
+
+def change(chance: random.Random) -> str:
+    """One of CHANGES, with few texts, so that many a change is taken back by the next."""
+    key = chance.randrange(KEYS)
+    return chance.choice(CHANGES).format(
+        key=key, other=key + chance.randint(1, 3), text=chance.choice("ABC"), force=chance.random() < 0.5
+    )
+
+
+async def work(lab: Lab, chance: random.Random) -> Callable[[], Awaitable[None]]:
+    """A worker that takes its time to embed, and now and then fails to."""
+    worker, listener = await lab.worker(), await lab.session()
+
+    async def batch() -> None:
+        waiting = await listener.run("SELECT item_key FROM evervec.pending_items(NULL, NULL, 100)")
+        keys = [key for (key,) in waiting if chance.random() < 0.3]
+        states = await worker.read(*keys)
+        await asyncio.sleep(chance.random() * 0.02)
+        if states and chance.random() < 0.1:
+            failed = states.pop()
+            try:
+                await worker.items.record_failure("items", failed.item_key, failed.outbox_version, "x", max_attempts=2)
+            except DatabaseError as error:
+                assert error.sqlstate == "55P03"  # noqa: PT017 - a user holds the outbox row: nothing was counted
+        await worker.write_back(states)
+
+    return batch
+
+
+async def administer(lab: Lab, chance: random.Random) -> Callable[[], Awaitable[None]]:
+    """An administrator, who changes the model, empties the table, and lets failed items try again."""
+    dba = await lab.session()
+
+    async def step() -> None:
+        await asyncio.sleep(0.3)
+        match chance.choice(["watch", "truncate", "retry", "fill", "fill"]):
+            case "watch":
+                await lab.watch(chance.choice(["a model", "another model"]), by=dba, fill=False)
+            case "truncate":
+                await dba.run("TRUNCATE items")
+            case "retry":
+                await dba.run("SELECT evervec.retry('items')")
+            case "fill":
+                await fill(dba)
+
+    return step
+
+
+async def fill(dba: Session) -> None:
+    with suppress(psycopg.errors.LockNotAvailable):  # it gives way to users, and is called again
+        await dba.run("SELECT * FROM evervec.fill_page(10)")
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_in_the_end_every_vector_is_right(lab: Lab, seed: int) -> None:
+    chance = random.Random(seed)
+    steps = [await write(lab, chance) for _ in range(WRITERS)]
+    steps += [await work(lab, chance) for _ in range(WORKERS)]
+    steps += [await administer(lab, chance)]
+    stop = asyncio.get_running_loop().time() + SECONDS
+    counts = await asyncio.gather(*(repeat(step, stop) for step in steps))
+    assert min(counts[:-1]) > 10
+    await lab.fill()
+    await lab.observer.run("SELECT evervec.retry('items')")
+    await lab.assert_ends_true()
+
+
+async def repeat(step: Callable[[], Awaitable[None]], stop: float) -> int:
+    count = 0
+    while asyncio.get_running_loop().time() < stop:
+        await step()
+        count += 1
+    return count
