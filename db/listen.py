@@ -26,6 +26,11 @@ class NotificationStream:
         with translated():
             await self.connection.execute("LISTEN evervec")
 
+    async def unlisten(self) -> None:
+        """From now on nothing comes in, so that nothing piles up."""
+        with translated():
+            await self.connection.execute("UNLISTEN evervec")
+
     async def payloads(self, seconds: float) -> list[str]:
         """The notifications that came in, as soon as there are some; an empty list after so many seconds without.
 

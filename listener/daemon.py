@@ -12,8 +12,8 @@ from temporalio.client import Client
 from db.connection import connect as connect_database
 from db.listen import NotificationStream
 from db.outbox import Outbox, OutboxItem
-from evervec.errors import EvervecError
-from evervec.log import get_logger
+from evervec.errors import DatabaseError, EvervecError
+from evervec.log import describe_error, get_logger
 from evervec.settings import Settings
 from evervec.temporal import connect as connect_temporal
 from evervec.temporal import ensure_search_attributes, fits_workflow_id, start_item_workflow
@@ -25,6 +25,8 @@ from listener.standby import Standby
 
 HELP_SECONDS = 300.0
 """How long to help a leader that is stuck, before trying again to take its place."""
+STEADY_SECONDS = 10.0
+"""A connection that lasted longer was a good one: the next is tried for at once."""
 
 _log = get_logger(__name__)
 
@@ -116,11 +118,14 @@ class Listener:
 
     async def _run(self, stream: NotificationStream) -> None:
         while True:
+            began = time.monotonic()
             try:
                 await self._serve(stream)
             except* EvervecError as errors:
                 self._role = Role.RECONNECTING
-                _log.warning("PostgreSQL is away: reconnecting", error=str(errors.exceptions[0]))
+                _log.warning("PostgreSQL is away: reconnecting", error=_tell(errors))
+            if time.monotonic() - began > STEADY_SECONDS:
+                self._backoff.reset()
             stream = await self._reconnect()
 
     async def _reconnect(self) -> NotificationStream:
@@ -139,6 +144,7 @@ class Listener:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(HELP_SECONDS):
                         await self._work(stream, Role.HELPING)
+                await stream.unlisten()
         finally:
             await stream.close()
 
@@ -148,7 +154,6 @@ class Listener:
         async with self._outbox() as outbox, self._outbox() as filling, asyncio.TaskGroup() as parts:
             self._instance = await outbox.instance()
             self._role = role
-            self._backoff.reset()
             _log.info("listener leads" if role is Role.LEADING else "listener helps", instance=self._instance)
             parts.create_task(self._ear.run(stream))
             parts.create_task(self._lookout.run(outbox))
@@ -174,6 +179,14 @@ class Listener:
 
     def _fits(self, item: OutboxItem) -> bool:
         return fits_workflow_id(self._instance, item.source, item.item_key)
+
+
+def _tell(errors: BaseExceptionGroup[EvervecError]) -> str:
+    """The first error in one line; of the database's own words only the SQLSTATE, since they may quote rows."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return describe_error(error) if isinstance(error, DatabaseError) else str(error)
 
 
 async def run_listener(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from temporalio.service import RPCError
 from evervec.settings import Settings
 from evervec.temporal import item_workflow_id
 from listener.daemon import Listener, Role
+from service.worker import running_worker
 
 TABLE = """
     CREATE TABLE items (id bigint PRIMARY KEY, name text, active boolean DEFAULT true);
@@ -45,8 +46,11 @@ async def eventually(condition: Callable[[], Awaitable[object]] | Callable[[], o
 class Lab:
     """One database, seen by its owner and by Temporal."""
 
-    def __init__(self, conninfo: str, owner: psycopg.AsyncConnection, client: Client, instance: str) -> None:
+    def __init__(
+        self, conninfo: str, owner_conninfo: str, owner: psycopg.AsyncConnection, client: Client, instance: str
+    ) -> None:
         self.conninfo = conninfo
+        self.owner_conninfo = owner_conninfo
         self.owner = owner
         self.client = client
         self.instance = instance
@@ -62,7 +66,7 @@ class Lab:
             await owner.execute(TABLE)
             await owner.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' IN ROLE evervec_listener")
             try:
-                yield cls(make_conninfo(conninfo, user=role, password="secret"), owner, client, instance)
+                yield cls(make_conninfo(conninfo, user=role, password="secret"), conninfo, owner, client, instance)
             finally:
                 await owner.execute(f"DROP ROLE {role}")
 
@@ -99,6 +103,21 @@ class Lab:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[None]:
+        """A worker, as the owner of the database."""
+        async with running_worker(self.settings(database_url=self.owner_conninfo)):
+            yield
+
+    async def all_fresh(self) -> bool:
+        """Whether there are items, and each has the vector of its content."""
+        rows = await self.owner.execute(
+            "SELECT embedding_hash IS NOT NULL AND o IS NULL FROM items"
+            " LEFT JOIN evervec.outbox o ON o.source = 'items' AND o.item_key = items.id::text"
+        )
+        fresh = [fresh for (fresh,) in await rows.fetchall()]
+        return bool(fresh) and all(fresh)
 
     async def do(self, statement: LiteralString, *parameters: object) -> None:
         """Run a statement as the owner."""

@@ -26,18 +26,25 @@ async def test_a_changed_row_is_signalled(lab: Lab) -> None:
     async with lab.listener() as listener:
         await lab.do("INSERT INTO items VALUES (1, 'drill')")
         await lab.signalled(1)
-        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(2, 120) AS n")
-        await lab.signalled(2, 60, 120)
-        await eventually(lambda: listener.status().signalled == 120)
-        assert listener.status().under_way == 120
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(2, 40) AS n")
+        await lab.signalled(2, 20, 40)
+        await eventually(lambda: listener.status().signalled == 40)
+        assert listener.status().under_way == 40
+
+
+async def test_more_rows_than_may_be_under_way_at_once_all_get_their_turn(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener() as listener, lab.worker():
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 100) AS n")
+        await eventually(lab.all_fresh, seconds=60)
+        await eventually(lambda: listener.status().under_way == 0)
 
 
 async def test_rows_that_were_there_before_are_filled_in(lab: Lab) -> None:
-    await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 60) AS n")
-    async with lab.listener() as listener:
+    await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 30) AS n")
+    async with lab.listener() as listener, lab.worker():
         await lab.do(WATCH)
-        await lab.signalled(1, 30, 60)
-        await eventually(lambda: listener.status().signalled == 60)
+        await eventually(lab.all_fresh, seconds=60)
         await eventually(lambda: listener.status().filling is None)
 
 
@@ -165,13 +172,12 @@ async def test_temporal_may_go_and_come_back(lab: Lab) -> None:
     await proxy.start()
     await lab.do(WATCH)
     with structlog.testing.capture_logs() as logs:
-        async with lab.listener(temporal_address=proxy.address) as listener:
+        async with lab.listener(temporal_address=proxy.address) as listener, lab.worker():
             await proxy.stop()
-            await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 100) AS n")
+            await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 30) AS n")
             await eventually(lambda: listener.status().temporal_away, seconds=30)
             await proxy.start()
-            await eventually(lambda: listener.status().signalled == 100, seconds=30)
-            await lab.signalled(1, 50, 100)
+            await eventually(lab.all_fresh, seconds=60)
             assert not listener.status().temporal_away
     await proxy.stop()
     told = [entry["event"] for entry in logs if entry["event"].startswith("Temporal")]
@@ -257,7 +263,7 @@ async def test_a_programming_error_ends_it(lab: Lab, monkeypatch: pytest.MonkeyP
     assert raised.group_contains(ZeroDivisionError)
 
 
-async def test_what_changes_while_it_is_killed_is_signalled_when_it_comes_back(lab: Lab) -> None:
+async def test_what_changes_while_it_is_killed_is_embedded_when_it_comes_back(lab: Lab) -> None:
     await lab.do(WATCH)
     async with lab.process() as first:
         await lab.do("INSERT INTO items VALUES (0, 'drill')")
@@ -265,8 +271,8 @@ async def test_what_changes_while_it_is_killed_is_signalled_when_it_comes_back(l
         first.send_signal(signal.SIGKILL)
         await first.wait()
     await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 50) AS n")
-    async with lab.process() as second:
-        await lab.signalled(*range(1, 51))
+    async with lab.process() as second, lab.worker():
+        await eventually(lab.all_fresh, seconds=60)
         second.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):
             assert await second.wait() == 0
