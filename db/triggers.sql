@@ -505,6 +505,11 @@ BEGIN
   ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
     RAISE EXCEPTION 'you do not own %', p_relation USING
       ERRCODE = 'insufficient_privilege', HINT = 'Call evervec.watch() as a role that owns the table.';
+  ELSIF row_security_active(p_relation) THEN
+    -- Rows that are not seen would be taken for deleted.
+    RAISE EXCEPTION 'row security hides rows of % from you, its owner', p_relation USING
+      ERRCODE = 'insufficient_privilege',
+      HINT = format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY, or watch as a role with BYPASSRLS.', p_relation);
   END IF;
 
   s.name := coalesce(p_source, c.relname);

@@ -362,7 +362,10 @@ def test_an_owner_without_superuser_watches_and_works(postgres: str, template_da
             lab.run("UPDATE items SET name = 'edited' WHERE id = 1; DELETE FROM items WHERE id = 2")
             assert source.assert_settled() == ["1"]
             assert source.status()["coverage"] == 1
-            lab.watch(text_columns=["name"])
+            lab.run("ALTER TABLE items ENABLE ROW LEVEL SECURITY")
+            assert lab.watch(text_columns=["name"]).assert_settled() == ["1", "3"]
+            lab.run("ALTER TABLE items FORCE ROW LEVEL SECURITY")
+            assert_refused(lab, "row security hides rows")
             lab.run("SELECT evervec.unwatch(%s)", [source.name])
         run(admin, "SELECT evervec.uninstall()")
         run(admin, "RESET ROLE")
