@@ -288,11 +288,14 @@ BEGIN
     OPEN probe FOR EXECUTE format('SELECT FROM %s AS t WHERE ' || context || ' LIMIT 0', p_relation, p_expression);
     CLOSE probe;
   END LOOP;
-EXCEPTION WHEN others THEN
-  RAISE EXCEPTION '% can''t be evaluated over the rows of %: %', p_what, p_relation, split_part(SQLERRM, E'\n', 1) USING
-    ERRCODE = 'invalid_parameter_value',
-    HINT = 'Write an expression over the row, such as: status = ''open''. '
-           'Functions and types outside pg_catalog need their schema.';
+EXCEPTION
+  WHEN lock_not_available OR deadlock_detected THEN
+    RAISE; -- somebody holds the table: no fault of the expression
+  WHEN others THEN
+    RAISE EXCEPTION '% can''t be evaluated over the rows of %: %', p_what, p_relation, split_part(SQLERRM, E'\n', 1) USING
+      ERRCODE = 'invalid_parameter_value',
+      HINT = 'Write an expression over the row, such as: status = ''open''. '
+             'Functions and types outside pg_catalog need their schema.';
 END $$;
 
 -- The columns that a predicate reads, as PostgreSQL's own parser sees it; an error when it reads another table, where
@@ -915,9 +918,10 @@ CREATE OR REPLACE FUNCTION evervec.refire_page(
 DECLARE
   patience timestamptz := clock_timestamp() + interval '30 seconds';
 BEGIN
-  PERFORM evervec.check_expression((evervec.get_source(p_source)).relation, coalesce(p_predicate, 'true'), 'the predicate');
   LOOP
     BEGIN
+      PERFORM evervec.check_expression(
+        (evervec.get_source(p_source)).relation, coalesce(p_predicate, 'true'), 'the predicate');
       SELECT * INTO last_key, scanned, enqueued
       FROM evervec.enqueue_page(p_source, coalesce(p_predicate, 'true'), coalesce(p_force, false), p_after, p_limit);
       EXIT;

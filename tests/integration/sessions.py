@@ -201,20 +201,19 @@ class Lab:
         self._tasks.append(task)
         return task
 
-    async def waits(self, who: Session | Worker) -> None:
-        """Return when the server says that this session waits for a lock."""
-        assert await self._settled(who.pid), "it does not wait"
+    async def waits(self, who: Session | Worker, wait: str = "Lock") -> None:
+        """Return when the server says that this session waits: for a lock, or something else."""
+        assert await self._settled(who.pid, wait), "it does not wait"
 
     async def waits_or_ends(self, who: Session | Worker, task: asyncio.Task[Any]) -> None:
         """Return when a step has ended or waits for a lock."""
-        await self._settled(who.pid, task)
+        await self._settled(who.pid, "Lock", task)
 
-    async def _settled(self, pid: int, task: asyncio.Task[Any] | None = None) -> bool:
+    async def _settled(self, pid: int, wait: str, task: asyncio.Task[Any] | None = None) -> bool:
+        waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = %s)"
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (task and task.done()):
-                if await self.observer.value(
-                    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock')", pid
-                ):
+                if await self.observer.value(waits, pid, wait):
                     return True
                 await asyncio.sleep(0.002)
         return False

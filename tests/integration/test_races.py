@@ -290,6 +290,18 @@ async def test_a_retry_meets_an_edit(lab: Lab) -> None:
     await lab.assert_ends_true()
 
 
+async def test_a_refire_waits_for_whoever_holds_the_table(lab: Lab) -> None:
+    user, dba = await lab.session(), await lab.session()
+    await user.run("BEGIN")
+    await user.run("LOCK TABLE items")
+    refire = lab.start(dba.value("SELECT evervec.refire('items', 'id = 1', force => true)"))
+    # It has given up once, and rests before it tries again.
+    await lab.waits(dba, "Timeout")
+    await user.run("COMMIT")
+    assert await refire == 1
+    await lab.assert_ends_true()
+
+
 @pytest.mark.parametrize("known", [True, False])
 async def test_two_watch_the_same_table_at_once(lab: Lab, known: bool) -> None:
     user, first, second = await lab.session(), await lab.session(), await lab.session()

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from evervec.errors import DatabaseError
-from tests.integration.sessions import Lab, Session, shared_database
+from tests.integration.sessions import Lab, shared_database
 
 SECONDS = 5.0
 KEYS = 25
@@ -28,7 +28,11 @@ CHANGES = [
     "UPDATE items SET id = {other} WHERE id = {key}",
     "DELETE FROM items WHERE id = {key}",
     "SELECT FROM items WHERE id = {key} FOR UPDATE",
-    "SELECT evervec.refire('items', 'id = {key}', force => {force})",
+]
+REFIRES = [
+    "SELECT evervec.refire('items')",
+    "SELECT evervec.refire('items', 'id % 2 = 1', force => true)",
+    "SELECT evervec.retry('items')",
 ]
 LEVELS = ["READ COMMITTED"] * 4 + ["REPEATABLE READ", "SERIALIZABLE"]
 # What users do to each other, watched tables or not.
@@ -76,9 +80,7 @@ async def write(lab: Lab, chance: random.Random) -> Callable[[], Awaitable[None]
 def change(chance: random.Random) -> str:
     """One of CHANGES, with few texts, so that many a change is taken back by the next."""
     key = chance.randrange(KEYS)
-    return chance.choice(CHANGES).format(
-        key=key, other=key + chance.randint(1, 3), text=chance.choice("ABC"), force=chance.random() < 0.5
-    )
+    return chance.choice(CHANGES).format(key=key, other=key + chance.randint(1, 3), text=chance.choice("ABC"))
 
 
 async def work(lab: Lab, chance: random.Random) -> Callable[[], Awaitable[None]]:
@@ -102,27 +104,23 @@ async def work(lab: Lab, chance: random.Random) -> Callable[[], Awaitable[None]]
 
 
 async def administer(lab: Lab, chance: random.Random) -> Callable[[], Awaitable[None]]:
-    """An administrator, who changes the model, empties the table, and lets failed items try again."""
+    """An administrator, who re-fires, changes the model, and empties the table."""
     dba = await lab.session()
 
     async def step() -> None:
-        await asyncio.sleep(0.3)
-        match chance.choice(["watch", "truncate", "retry", "fill", "fill"]):
+        await asyncio.sleep(0.1)
+        match chance.choice(["refire", "refire", "refire", "fill", "fill", "watch", "truncate"]):
+            case "refire":
+                await dba.run(chance.choice(REFIRES))
+            case "fill":
+                with suppress(psycopg.errors.LockNotAvailable):  # it gives way to users, and is called again
+                    await dba.run("SELECT * FROM evervec.fill_page(10)")
             case "watch":
                 await lab.watch(chance.choice(["a model", "another model"]), by=dba, fill=False)
             case "truncate":
                 await dba.run("TRUNCATE items")
-            case "retry":
-                await dba.run("SELECT evervec.retry('items')")
-            case "fill":
-                await fill(dba)
 
     return step
-
-
-async def fill(dba: Session) -> None:
-    with suppress(psycopg.errors.LockNotAvailable):  # it gives way to users, and is called again
-        await dba.run("SELECT * FROM evervec.fill_page(10)")
 
 
 @pytest.mark.parametrize("seed", [1])
