@@ -246,6 +246,18 @@ class Lab:
     def run(self, statement: str, parameters: Sequence[object] | None = None) -> list[tuple[Any, ...]]:
         return run(self.connection, statement, parameters)
 
+    def register(self, table: str | None, text_columns: Sequence[str | None] | None, **options: Any) -> str:
+        """Call watch, with whatever: the source's name."""
+        arguments = {"destination": self.destination, "model": MODEL, "source": self.schema} | options
+        named = ", ".join(f"{argument} => %s" for argument in arguments)
+        name = value(
+            self.connection,
+            f"SELECT evervec.watch(%s::text::regclass, %s::name[], {named})",
+            [table, text_columns if text_columns is None else list(text_columns), *arguments.values()],
+        )
+        self._sources.append(name)
+        return str(name)
+
     def watch(
         self,
         table: str = "items",
@@ -253,21 +265,13 @@ class Lab:
         **options: Any,
     ) -> Source:
         """Watch a table, named as SQL names it; required `name` and active `active` unless said otherwise."""
-        options = {"required": ["name"], "active": "active", "model": MODEL, "source": self.schema} | options
-        arguments = {"destination": self.destination} | {k: v for k, v in options.items() if v is not None}
-        named = ", ".join(f"{argument} => %s" for argument in arguments)
-        name = value(
-            self.connection,
-            f"SELECT evervec.watch(%s::text::regclass, %s::name[], {named})",
-            [table, list(text_columns), *arguments.values()],
-        )
-        self._sources.append(name)
-        side = value(self.connection, "SELECT side_table::text FROM evervec.source WHERE name = %s", [name])
+        options = {"required": ["name"], "active": "active"} | options
+        name = self.register(table, text_columns, **options)
         return Source(
             self.connection,
             name,
             table,
-            side,
+            value(self.connection, "SELECT side_table::text FROM evervec.source WHERE name = %s", [name]),
             text_columns,
             options["required"] or (),
             options["active"],
@@ -285,6 +289,19 @@ class Lab:
         source = self.watch(**options)
         assert len(source.assert_settled()) == rows
         return source
+
+    def trigger_calls(self, statement: str) -> int:
+        """How many functions of evervec a statement calls; it is rolled back."""
+        with self.connection.transaction(force_rollback=True):
+            self.run("SET LOCAL track_functions = 'all'")
+            self.run(statement)
+            return int(
+                value(
+                    self.connection,
+                    "SELECT coalesce(sum(pg_stat_get_xact_function_calls(oid)), 0) FROM pg_proc "
+                    "WHERE pronamespace = 'evervec'::regnamespace",
+                )
+            )
 
     def _primary_key(self, table: str) -> str:
         return str(
@@ -340,6 +357,13 @@ class Bell:
 
     def close(self) -> None:
         self.connection.close()
+
+
+@contextmanager
+def bell_in(conninfo: str) -> Iterator[Bell]:
+    bell = Bell(conninfo)
+    yield bell
+    bell.close()
 
 
 def snapshot(connection: Connection) -> dict[str, str]:

@@ -10,24 +10,12 @@ from tests.integration.contract import Lab, Source, connect, fresh_database, lab
 
 
 @pytest.fixture(scope="module")
-def shared(postgres: str, template_database: str) -> Iterator[str]:
-    with fresh_database(postgres, template_database) as conninfo:
-        yield conninfo
-
-
-@pytest.fixture(scope="module")
 def elsewhere(postgres: str, template_database: str) -> Iterator[str]:
     """A database whose pgvector is in a schema that no search_path names."""
     with fresh_database(postgres, template_database) as conninfo:
         with connect(conninfo) as connection:
             run(connection, 'DROP EXTENSION vector; CREATE SCHEMA "e x t"; CREATE EXTENSION vector SCHEMA "e x t"')
         yield conninfo
-
-
-@pytest.fixture(params=["column", "table"])
-def lab(request: pytest.FixtureRequest, shared: str) -> Iterator[Lab]:
-    with lab_in(shared, request.param) as lab:
-        yield lab
 
 
 def altered(lab: Lab, source: Source, **options: Any) -> Source:

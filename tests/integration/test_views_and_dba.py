@@ -1,31 +1,16 @@
-"""The two views, what a DBA calls, and what each role may."""
+"""The two views, and what a DBA calls."""
 
 import math
 import time
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import psycopg
 import pytest
 
-from tests.integration.contract import ITEMS, Bell, Lab, Source, connect, fresh_database, lab_in, run, snapshot, value
+from tests.integration.contract import Bell, Lab, Source, connect, fresh_database, run, snapshot, value
 
 FUNCTIONS = ("pause(%s)", "resume(%s)", "retry(%s)", "refire(%s)", "unwatch(%s)", "search(%s, '{1}', 1)",
              "read_items(%s, '{1}')", "write_back(%s, '{1}', '{1}', '{a}', '{1}')")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: str, template_database: str) -> Iterator[str]:
-    with fresh_database(postgres, template_database) as conninfo:
-        yield conninfo
-
-
-@pytest.fixture(params=["column", "table"])
-def lab(request: pytest.FixtureRequest, shared: str) -> Iterator[Lab]:
-    with lab_in(shared, request.param) as lab:
-        yield lab
 
 
 def refire(source: Source, predicate: str | None = "true", *, force: bool | None = False) -> int:
@@ -315,6 +300,19 @@ def test_unknown_sources_and_missing_names(lab: Lab) -> None:
                 lab.run(f"SELECT evervec.{function}", [name])
 
 
+def test_keys_of_the_worker_that_are_no_keys(lab: Lab) -> None:
+    source = lab.watched(1)
+    read = "SELECT item_key, row_exists FROM evervec.read_items(%s, %s)"
+    assert lab.run(read, [source.name, ["x", "99", "", "1; DROP TABLE items"]]) == [
+        (key, False) for key in ("x", "99", "", "1; DROP TABLE items")
+    ]
+    lab.run(
+        "INSERT INTO evervec.outbox (source, item_key, version) VALUES (%s, 'x', -1), (%s, '99', -2)", [source.name] * 2
+    )
+    assert set(source.work(["x", "99"]).values()) == {"gone"}
+    assert source.outbox() == {}
+
+
 def test_uninstall_leaves_the_embeddings_only(lab: Lab, postgres: str, template_database: str) -> None:
     with fresh_database(postgres, template_database) as conninfo, connect(conninfo) as connection:
         inner = Lab(conninfo, connection, lab.destination)
@@ -329,109 +327,3 @@ def test_uninstall_leaves_the_embeddings_only(lab: Lab, postgres: str, template_
         assert inner.run("SELECT FROM pg_trigger WHERE tgname LIKE 'evervec%'") == []
         inner.run("UPDATE items SET name = 'free'")
         assert source.stored() == stored
-
-
-# ---- Roles --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def member_of(conninfo: str, role: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """A session of a login role that is a member of one of the three roles, and nothing else."""
-    name = f"member_{uuid.uuid4().hex}"
-    with connect(conninfo) as admin:
-        run(admin, f"CREATE ROLE {name} IN ROLE {role}")
-        with connect(conninfo, name) as connection:
-            yield connection
-        run(admin, f"DROP ROLE {name}")
-
-
-ALLOWED = {
-    "evervec_viewer": {"status", "failures", "count_items"},
-    "evervec_listener": {"instance_id", "pending_items", "pending_among", "fill_page"},
-    "evervec_worker": {"instance_id", "models", "read_items", "write_back", "record_failure", "note_error"},
-}
-
-
-@pytest.mark.parametrize("role", ALLOWED)
-def test_a_role_has_the_least_it_needs(lab: Lab, role: str) -> None:
-    source = lab.watched(1)
-    with member_of(lab.conninfo, role) as connection:
-        relations = run(
-            connection,
-            "SELECT relname FROM pg_class WHERE relnamespace = 'evervec'::regnamespace AND relkind IN ('r', 'v', 'S') "
-            "AND CASE relkind WHEN 'S' THEN has_sequence_privilege(oid, 'USAGE, SELECT, UPDATE') "
-            "ELSE has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER, REFERENCES') END",
-        )
-        functions = run(
-            connection,
-            "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND "
-            "has_function_privilege(oid, 'EXECUTE')",
-        )
-        assert {name for (name,) in relations + functions} == ALLOWED[role]
-        assert not value(connection, "SELECT has_schema_privilege('evervec', 'CREATE')")
-        for statement in ("SELECT * FROM evervec.source", "SELECT * FROM evervec.outbox", "DELETE FROM evervec.outbox",
-                          f"SELECT * FROM {lab.schema}.items", f"SELECT * FROM {source.side_table or source.table}",
-                          "SELECT evervec.refire('x')", "SELECT evervec.unwatch('x')", "SELECT evervec.uninstall()",
-                          "CREATE TABLE evervec.mine (x int)"):  # fmt: skip
-            with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable)):
-                run(connection, statement)
-
-
-def test_a_viewer_sees_the_two_views(lab: Lab) -> None:
-    source = lab.watched(2)
-    lab.run("UPDATE items SET name = 'poison' WHERE id = 1")
-    source.fail("1")
-    with member_of(lab.conninfo, "evervec_viewer") as viewer:
-        assert run(viewer, "SELECT total, fresh, failed FROM evervec.status WHERE source = %s", [source.name]) == [
-            (2, 1, 1)
-        ]
-        assert run(viewer, "SELECT item_key FROM evervec.failures WHERE source = %s", [source.name]) == [("1",)]
-
-
-def test_a_listener_and_a_worker_do_their_work(lab: Lab) -> None:
-    lab.run(ITEMS)
-    lab.run("INSERT INTO items SELECT n, 'name ' || n FROM generate_series(1, 3) AS n")
-    source = lab.watch()
-    with member_of(lab.conninfo, "evervec_listener") as listener, member_of(lab.conninfo, "evervec_worker") as worker:
-        assert run(listener, "LISTEN evervec") == []
-        assert run(listener, "SELECT scanned, enqueued, done FROM evervec.fill_page(100)") == [(3, 3, True)]
-        waiting = run(
-            listener, "SELECT item_key FROM evervec.pending_items(NULL, NULL, 10) WHERE source = %s", [source.name]
-        )
-        assert waiting == [("1",), ("2",), ("3",)]
-        at_work = Source(worker, source.name, "items", source.side_table, source.text_columns)
-        assert set(at_work.work(["1", "2"]).values()) == {"embedded"}
-        version = source.outbox()["3"].version
-        assert run(worker, "SELECT evervec.record_failure(%s, '3', %s, 'bad', 5)", [source.name, version]) == [(False,)]
-        run(worker, "SELECT evervec.note_error(%s, '3', %s, 'why')", [source.name, version])
-        assert run(worker, "SELECT count(*) > 0 FROM evervec.models()") == [(True,)]
-        assert run(worker, "SELECT evervec.instance_id()") == run(listener, "SELECT evervec.instance_id()")
-    assert source.outbox()["3"].attempts == 1
-    assert source.assert_settled() == ["3"]
-
-
-def test_a_hostile_search_path_or_role_gains_nothing(lab: Lab) -> None:
-    """What SECURITY DEFINER functions call is looked up in pg_catalog, never in the caller's schemas."""
-    pinned = lab.run(
-        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND prosecdef AND "
-        "NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(proconfig, '{}'))"
-    )
-    assert pinned == []
-    open_to_all = lab.run(
-        "SELECT oid::regprocedure::text FROM pg_proc p, aclexplode(coalesce(proacl, acldefault('f', proowner))) AS a "
-        "WHERE pronamespace = 'evervec'::regnamespace AND a.grantee = 0"
-    )
-    assert open_to_all == []
-
-
-def test_keys_of_the_worker_that_are_no_keys(lab: Lab) -> None:
-    source = lab.watched(1)
-    read = "SELECT item_key, row_exists FROM evervec.read_items(%s, %s)"
-    assert lab.run(read, [source.name, ["x", "99", "", "1; DROP TABLE items"]]) == [
-        (key, False) for key in ("x", "99", "", "1; DROP TABLE items")
-    ]
-    lab.run(
-        "INSERT INTO evervec.outbox (source, item_key, version) VALUES (%s, 'x', -1), (%s, '99', -2)", [source.name] * 2
-    )
-    assert set(source.work(["x", "99"]).values()) == {"gone"}
-    assert source.outbox() == {}

@@ -1,8 +1,6 @@
-"""What watch accepts, and what it refuses: with one clear error, and nothing changed."""
+"""What watch refuses: with one clear error, and nothing changed."""
 
-import threading
 import uuid
-from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
@@ -15,41 +13,16 @@ from tests.integration.contract import ITEMS, Lab, connect, fresh_database, lab_
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-mpnet-base-v2"
 
 
-@pytest.fixture(scope="module")
-def shared(postgres: str, template_database: str) -> Iterator[str]:
-    with fresh_database(postgres, template_database) as conninfo:
-        yield conninfo
-
-
-@pytest.fixture(params=["column", "table"])
-def lab(request: pytest.FixtureRequest, shared: str) -> Iterator[Lab]:
-    with lab_in(shared, request.param) as lab:
-        yield lab
-
-
 def assert_refused(lab: Lab, words: str, *, table: str = "items", text: Any = ("name",), **options: Any) -> None:
     """One error of one line, and neither the catalog nor evervec's tables are what they were not."""
     before = snapshot(lab.connection)
     with pytest.raises(psycopg.Error) as refusal:
-        watch(lab, table, text, **options)
+        lab.register(table, text, **options)
     message = refusal.value.diag.message_primary or ""
     assert words in message
     assert "\n" not in message
     assert "null value" not in message
     assert snapshot(lab.connection) == before
-
-
-def watch(lab: Lab, table: str | None, text: Any, **options: Any) -> str:
-    arguments = {"destination": lab.destination, "model": "stub:8", "source": lab.schema} | options
-    named = ", ".join(f"{argument} => %s" for argument in arguments)
-    text = list(text) if text is not None else None
-    return str(
-        value(
-            lab.connection,
-            f"SELECT evervec.watch(%s::text::regclass, %s::name[], {named})",
-            [table, text, *arguments.values()],
-        )
-    )
 
 
 @pytest.mark.parametrize(
@@ -297,25 +270,25 @@ def test_an_empty_vector_column_is_taken(lab: Lab, declared: str) -> None:
         f"CREATE TABLE items_embedding (id bigint PRIMARY KEY); ALTER TABLE items_embedding ADD note text, {BESIDE}",
     ],
 )
-def test_a_table_that_is_in_the_side_tables_place(shared: str, definition: str) -> None:
-    with lab_in(shared, "table") as lab:
+def test_a_table_that_is_in_the_side_tables_place(contract_database: str, definition: str) -> None:
+    with lab_in(contract_database, "table") as lab:
         lab.run(ITEMS)
         lab.run(definition)
         assert_refused(lab, "is not this source's table of embeddings")
         assert_refused(lab, "is not this source's table of embeddings", overwrite=True)
 
 
-def test_two_side_tables_of_one_name(shared: str) -> None:
-    with lab_in(shared, "table") as lab:
+def test_two_side_tables_of_one_name(contract_database: str) -> None:
+    with lab_in(contract_database, "table") as lab:
         lab.run(ITEMS)
         lab.watch(embedding="text_embedding")
         lab.run("CREATE TABLE items_text (id bigint PRIMARY KEY, name text)")
         assert_refused(lab, "is not this source's table", table="items_text", source=lab.schema + "_2")
 
 
-def test_a_side_table_whose_name_would_be_too_long(shared: str) -> None:
+def test_a_side_table_whose_name_would_be_too_long(contract_database: str) -> None:
     name = "ü" * 31
-    with lab_in(shared, "table") as lab:
+    with lab_in(contract_database, "table") as lab:
         lab.run(f"CREATE TABLE {name} (id bigint PRIMARY KEY, name text)")
         assert_refused(lab, "longer than 63 bytes", table=name)
         lab.destination = "column"
@@ -371,146 +344,3 @@ def test_an_owner_without_superuser_watches_and_works(postgres: str, template_da
         run(admin, "RESET ROLE")
         run(admin, f"DROP OWNED BY {owner} CASCADE")
         run(admin, f"DROP ROLE {owner}")
-
-
-# ---- What it makes ------------------------------------------------------------------------------------------------
-
-
-def test_the_four_columns(lab: Lab) -> None:
-    lab.run(ITEMS)
-    columns = (
-        "SELECT attname, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute "
-        "WHERE attrelid = %s::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
-    )
-    before = lab.run(columns, ["items"])
-    four = [
-        ("embedding", "vector(8)", False),
-        ("embedding_hash", "text", False),
-        ("embedding_model", "text", False),
-        ("embedded_at", "timestamp with time zone", False),
-    ]
-    assert watch(lab, "items", ["name"], source=None) == "items"
-    if lab.destination == "column":
-        assert lab.run(columns, ["items"]) == before + four
-    else:
-        assert lab.run(columns, ["items"]) == before
-        assert lab.run(columns, ["items_embedding"]) == [("id", "bigint", True), *four]
-    lab.run("SELECT evervec.unwatch('items')")
-
-
-def test_the_registration(lab: Lab) -> None:
-    lab.run(ITEMS)
-    watch(lab, "items", ["name", "category"], required=["name"], active="price > 1 AND active", prompt="query: ")
-    [row] = lab.run(
-        "SELECT relation::text, key_column, text_columns, required_columns, active, active_columns, destination, "
-        "embedding_column, model, revision, dimension, prompt, paused FROM evervec.source WHERE name = %s",
-        [lab.schema],
-    )
-    assert row == (
-        "items", "id", ["name", "category"], ["name"], "price > 1 AND active", ["active", "price"], lab.destination,
-        "embedding", "stub:8", "", 8, "query: ", False,
-    )  # fmt: skip
-    lab.run("SELECT evervec.unwatch(%s)", [lab.schema])
-
-
-@pytest.mark.parametrize(
-    ("setting", "options", "model", "dimension"),
-    [
-        ("", {"model": None}, DEFAULT_MODEL, 768),
-        ("", {"model": ""}, DEFAULT_MODEL, 768),
-        ("stub:5", {"model": None}, "stub:5", 5),
-        ("stub:5", {"model": "stub:6"}, "stub:6", 6),
-        ("", {"model": "bundled:use-multilingual-v3"}, "bundled:use-multilingual-v3", 512),
-        ("", {"model": "some/model", "dimension": 16000}, "some/model", 16000),
-        ("", {"model": "stub:7", "dimension": 7, "prompt": None, "revision": None}, "stub:7", 7),
-    ],
-)
-def test_model_and_dimension(lab: Lab, setting: str, options: dict[str, Any], model: str, dimension: int) -> None:
-    lab.run(ITEMS)
-    lab.run("SELECT set_config('evervec.model', %s, false)", [setting])
-    watch(lab, "items", ["name"], **options)
-    found = lab.run("SELECT model, dimension FROM evervec.source WHERE name = %s", [lab.schema])
-    assert found == [(model, dimension)]
-    lab.run("RESET evervec.model")
-    lab.run("SELECT evervec.unwatch(%s)", [lab.schema])
-
-
-@pytest.mark.parametrize("name", ["a", "ü" * 100, 'with "quotes"', "it's", "back\\slash", "100 % {x}", "日本", " "])
-def test_names_of_sources(lab: Lab, name: str) -> None:
-    lab.run(ITEMS)
-    source = lab.watch(source=name)
-    lab.run("INSERT INTO items VALUES (1, 'x')")
-    assert source.name == name
-    assert source.assert_settled() == ["1"]
-    assert source.status()["source"] == name
-
-
-def test_what_is_rolled_back_was_never_watched(lab: Lab) -> None:
-    lab.run(ITEMS)
-    before = snapshot(lab.connection)
-    with lab.connection.transaction(force_rollback=True):
-        watch(lab, "items", ["name"])
-        lab.run("INSERT INTO items VALUES (1, 'x')")
-        assert value(lab.connection, "SELECT count(*) FROM evervec.outbox WHERE source = %s", [lab.schema]) == 1
-    assert snapshot(lab.connection) == before
-
-
-def test_readers_and_writers_in_the_way_are_waited_for(lab: Lab) -> None:
-    """A transaction that holds the table delays watch, and watch delays nobody behind it for long."""
-    lab.run(ITEMS)
-    with connect(lab.conninfo) as holder, connect(lab.conninfo) as other:
-        run(other, "SET statement_timeout = '300ms'")
-        run(holder, "BEGIN")
-        run(holder, f"SELECT FROM {lab.schema}.items")
-        watching = threading.Thread(target=watch, args=(lab, "items", ["name"]))
-        watching.start()
-        for n in range(20):
-            run(other, f"INSERT INTO {lab.schema}.items VALUES (%s, 'x')", [n])
-            run(other, "SELECT pg_sleep(0.02)")
-        assert watching.is_alive()
-        run(holder, "COMMIT")
-        watching.join(30)
-        assert not watching.is_alive()
-    assert lab.watch().assert_settled()
-
-
-def test_watching_again_waits_for_a_page_of_the_first_fill(lab: Lab) -> None:
-    source = lab.watched(3)
-    lab.watch(text_columns=["name"])
-    with connect(lab.conninfo) as filling:
-        run(filling, "BEGIN")
-        assert run(filling, "SELECT * FROM evervec.fill_page(2)")
-        release = threading.Timer(0.5, run, (filling, "COMMIT"))
-        release.start()
-        source = lab.watch(text_columns=["name", "description"])
-        release.join()
-    assert source.assert_settled() == ["1", "2", "3"]
-
-
-def test_the_first_fill_goes_page_by_page(lab: Lab) -> None:
-    lab.run("CREATE TABLE items (id text PRIMARY KEY, name text, active boolean DEFAULT true)")
-    lab.run("INSERT INTO items SELECT md5(n::text), 'x' || n, n % 5 <> 0 FROM generate_series(1, 95) AS n")
-    source = lab.watch(text_columns=["name"])
-    assert source.outbox() == {}
-    assert value(lab.connection, "SELECT filling FROM evervec.source WHERE name = %s", [source.name])
-    pages = [lab.run("SELECT * FROM evervec.fill_page(20)") for _ in range(6)]
-    assert [page[0][1] for page in pages[:5]] == [20, 20, 20, 20, 15]
-    assert [page[0][3] for page in pages[:5]] == [False] * 4 + [True]
-    assert pages[5] == []
-    assert len(source.outbox()) == 76
-    assert not value(lab.connection, "SELECT filling FROM evervec.source WHERE name = %s", [source.name])
-    assert len(source.assert_settled()) == 76
-
-
-def test_readers_of_the_table_may_read_the_embeddings(lab: Lab) -> None:
-    role = sql.Identifier(f"reader_{uuid.uuid4().hex}").as_string()
-    lab.run(ITEMS)
-    lab.run(f"CREATE ROLE {role}")
-    lab.run(f"GRANT USAGE ON SCHEMA {lab.schema} TO {role}")
-    lab.run(f"GRANT SELECT ON items TO {role}")
-    source = lab.watch()
-    lab.run(f"SET ROLE {role}")
-    assert source.stored() == {}
-    lab.run("RESET ROLE")
-    lab.run(f"DROP OWNED BY {role}")
-    lab.run(f"DROP ROLE {role}")
