@@ -103,6 +103,7 @@ async def test_a_paused_source_is_not_signalled_until_it_is_resumed(lab: Lab) ->
         await lab.do("INSERT INTO items VALUES (1, 'drill')")
         await lab.do("INSERT INTO other VALUES (1, 'saw')")
         await eventually(lambda: lab.signals("1", "other"))
+        await eventually(lambda: listener.status().signalled)
         assert listener.status().signalled == 1
         await lab.do("SELECT evervec.resume('items')")
         await lab.signalled(1)
