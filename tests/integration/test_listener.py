@@ -57,7 +57,7 @@ async def test_what_changed_before_the_start_is_found_in_the_outbox(lab: Lab) ->
 
 async def test_edits_within_the_window_are_one_signal(lab: Lab) -> None:
     await lab.do(WATCH)
-    async with lab.listener(debounce_ms=300, debounce_max_ms=3000) as listener:
+    async with lab.listener(debounce_ms=1000, debounce_max_ms=5000) as listener:
         await lab.do("INSERT INTO items VALUES (1, 'drill')")
         await lab.do("UPDATE items SET name = 'hammer drill'")
         await lab.signalled(1)
@@ -67,12 +67,13 @@ async def test_edits_within_the_window_are_one_signal(lab: Lab) -> None:
 
 async def test_a_deleted_row_is_not_signalled(lab: Lab) -> None:
     await lab.do(WATCH)
-    async with lab.listener(debounce_ms=300, debounce_max_ms=300) as listener:
+    async with lab.listener(debounce_ms=1000, debounce_max_ms=1000) as listener:
         await lab.do("INSERT INTO items VALUES (1, 'drill')")
         await lab.do("DELETE FROM items")
         await lab.do("INSERT INTO items VALUES (2, 'saw')")
         await lab.signalled(2)
         assert await lab.signals("1") == 0
+        await eventually(lambda: listener.status().signalled)
         assert listener.status().signalled == 1
 
 
@@ -190,6 +191,7 @@ async def test_one_leads_and_another_takes_over(lab: Lab) -> None:
     async with lab.listener() as first, lab.listener(Role.STANDBY) as second:
         await lab.do("INSERT INTO items VALUES (1, 'drill')")
         await lab.signalled(1)
+        await eventually(lambda: first.status().signalled)
         assert (first.status().signalled, second.status().signalled) == (1, 0)
         await first.stop()
         await lab.do("INSERT INTO items VALUES (2, 'saw')")
@@ -206,7 +208,7 @@ async def test_a_leader_that_is_stuck_gets_help(lab: Lab, database: str, monkeyp
         async with lab.listener(Role.STANDBY) as helper:
             await lab.do("INSERT INTO items VALUES (1, 'drill')")
             await lab.signalled(1)
-            assert helper.status().role is Role.HELPING
+            await eventually(lambda: helper.status().role is Role.HELPING)
             await lab.do("DELETE FROM items")
             await eventually(lambda: helper.status().role is Role.STANDBY)
             await stuck.execute("SELECT pg_advisory_unlock(%s)", (LEADER,))
