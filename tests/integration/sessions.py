@@ -132,6 +132,7 @@ class Lab:
         self._tasks: list[asyncio.Task[Any]] = []
         self._originals: dict[str, str] = {}
         self._drainer: Worker | None = None
+        self._keeper: Session | None = None
 
     @classmethod
     @asynccontextmanager
@@ -151,9 +152,9 @@ class Lab:
 
     async def reset(self, *items: tuple[int, str]) -> None:
         """Start over with these items, all of them fresh."""
-        await self.observer.run("TRUNCATE items")
-        for key, name in items:
-            await self.observer.run("INSERT INTO items (id, name) VALUES (%s, %s)", key, name)
+        keys, names = [key for key, _ in items], [name for _, name in items]
+        await self.observer.run("DELETE FROM items")
+        await self.observer.run("INSERT INTO items (id, name) SELECT * FROM unnest(%s::int[], %s::text[])", keys, names)
         await self.drain()
 
     async def watch(self, model: str = "a model", *, by: Session | None = None, fill: bool = True) -> None:
@@ -272,15 +273,15 @@ class Lab:
         """The name of the trigger function that enqueues."""
         return f"row_{await self.observer.value('SELECT id FROM evervec.source WHERE name = %s', 'items')}"
 
-    async def close_gate(self) -> Session:
-        """Make whoever comes to a pause wait; `open_gate` of what this returns lets them go on."""
-        keeper = await self.session()
-        await keeper.run(f"SELECT pg_advisory_lock({GATE})")
-        return keeper
+    async def close_gate(self) -> None:
+        """Make whoever comes to a pause wait, until `open_gate`."""
+        self._keeper = self._keeper or await self.session()
+        await self._keeper.run(f"SELECT pg_advisory_lock({GATE})")
 
-    async def open_gate(self, keeper: Session) -> None:
+    async def open_gate(self) -> None:
         """Let those who pause go on."""
-        await keeper.run(f"SELECT pg_advisory_unlock({GATE})")
+        assert self._keeper
+        await self._keeper.run(f"SELECT pg_advisory_unlock({GATE})")
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:

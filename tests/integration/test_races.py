@@ -89,14 +89,14 @@ async def test_something_changes_in_the_middle_of_a_write_back(lab: Lab, pause: 
     for statements in CHANGES.values():
         await lab.reset((1, "A"), (2, "Z"))
         await lab.edit("B")
-        keeper = await lab.close_gate()
+        await lab.close_gate()
         write_back = lab.start(worker.work(1, 2))
         await lab.waits(worker)
         changed = lab.start(change(user, statements))
         await lab.waits_or_ends(user, changed)
         if changed.done() and "after" not in end:
             await user.run(end)
-        await lab.open_gate(keeper)
+        await lab.open_gate()
         await asyncio.gather(write_back, changed)
         await user.run(end.split(maxsplit=1)[0])
         await lab.assert_ends_true()
@@ -116,12 +116,12 @@ async def test_the_source_changes_in_the_middle_of_a_write_back(lab: Lab, pause:
     ):
         await lab.reset((1, "A"), (2, "Z"))
         await lab.edit("B")
-        keeper = await lab.close_gate()
+        await lab.close_gate()
         write_back = lab.start(worker.work(1, 2))
         await lab.waits(worker)
         altered = lab.start(dba.run(statement))
         await lab.waits_or_ends(dba, altered)
-        await lab.open_gate(keeper)
+        await lab.open_gate()
         await altered
         with suppress(SourceNotFoundError):
             await write_back
@@ -135,12 +135,12 @@ async def test_another_model_is_watched_before_the_write_back_holds_the_table(la
     await lab.edit("B")
     states = await worker.read(1)
     await lab.rewrite("write_back", PAUSES["start"])
-    keeper = await lab.close_gate()
+    await lab.close_gate()
     write_back = lab.start(worker.write_back(states))
     await lab.waits(worker)
     watch = "SELECT evervec.watch('items', '{name}', model => %s, destination => %s)"
     await lab.observer.run(watch, model, lab.destination)
-    await lab.open_gate(keeper)
+    await lab.open_gate()
     assert await write_back == {"1": Outcome.SUPERSEDED}
     assert await lab.vector() == (None if model == "stub:8" else list(vector_of("A")))
     assert await lab.outbox() == states[0].outbox_version
@@ -172,12 +172,12 @@ async def test_two_workers_write_back_the_same_item(lab: Lab) -> None:
     await lab.edit("B")
     states = await first.read(1), await second.read(1)
     await lab.rewrite("write_back", PAUSES["written"])
-    keeper = await lab.close_gate()
+    await lab.close_gate()
     tasks = [lab.start(first.write_back(states[0]))]
     await lab.waits(first)
     tasks.append(lab.start(second.write_back(states[1])))
     await lab.waits(second)
-    await lab.open_gate(keeper)
+    await lab.open_gate()
     assert await asyncio.gather(*tasks) == [{"1": Outcome.EMBEDDED}, {"1": Outcome.LOCKED}]
     assert await second.write_back(states[1]) == {"1": Outcome.EMBEDDED}
     await lab.assert_true(drained=True)

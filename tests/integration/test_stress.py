@@ -1,4 +1,4 @@
-"""Users, workers and an administrator do what they like to few items, all at once: in the end every vector is right."""
+"""Users, workers and administrators do what they like to few items, all at once: in the end every vector is right."""
 
 import asyncio
 import random
@@ -15,6 +15,7 @@ SECONDS = 5.0
 KEYS = 25
 WRITERS = 4
 WORKERS = 2
+ADMINISTRATORS = 2
 CHANGES = [
     "INSERT INTO items (id, name) VALUES ({key}, '{text}')",
     "INSERT INTO items (id, name) VALUES ({key}, '{text}') ON CONFLICT (id) DO UPDATE SET name = excluded.name",
@@ -128,10 +129,10 @@ async def test_in_the_end_every_vector_is_right(lab: Lab, seed: int) -> None:
     chance = random.Random(seed)
     steps = [await write(lab, chance) for _ in range(WRITERS)]
     steps += [await work(lab, chance) for _ in range(WORKERS)]
-    steps += [await administer(lab, chance)]
+    steps += [await administer(lab, chance) for _ in range(ADMINISTRATORS)]
     stop = asyncio.get_running_loop().time() + SECONDS
     counts = await asyncio.gather(*(repeat(step, stop) for step in steps))
-    assert min(counts[:-1]) > 10
+    assert min(counts) > 1
     await lab.fill()
     await lab.observer.run("SELECT evervec.retry('items')")
     await lab.assert_ends_true()
