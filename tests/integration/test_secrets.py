@@ -12,7 +12,8 @@ import pytest
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payload
 
-from tests.integration.pipeline import DESTINATIONS, Program, Site, Table, new_table, programs, until
+from tests.integration.pipeline import DESTINATIONS, Site, Table, new_table, until
+from tests.integration.program import Program, programs
 from tests.integration.test_temporal_client import new_namespace
 
 CANARY = f"CANARY-{uuid.uuid4().hex}"
