@@ -43,7 +43,8 @@ async def change(table: Table) -> None:
     await table.do("UPDATE {t} SET name = 'changed meanwhile'")
     await table.do("DELETE FROM {t} WHERE id = 1")
     await table.do("INSERT INTO {t} SELECT n, 'new ' || n FROM generate_series(4, %s) AS n", ROWS)
-    assert len(await table.outbox()) == ROWS - 1
+    # Nobody was told of these; a signal from before may still be under way for the others.
+    assert {key for key, *_ in await table.outbox()} >= {str(key) for key in range(4, ROWS + 1)}
 
 
 async def test_a_killed_listener_comes_back(site: Site, tables: list[Table], tmp_path: Path) -> None:
