@@ -504,7 +504,9 @@ BEGIN
       ERRCODE = 'wrong_object_type', HINT = 'Watch the table behind it.';
   ELSIF c.relpersistence = 't' OR c.relnamespace::regnamespace::text IN ('pg_catalog', 'information_schema', 'evervec') THEN
     RAISE EXCEPTION '% is a temporary or a system table, which can''t be watched', p_relation USING
-      ERRCODE = 'wrong_object_type';
+      ERRCODE = 'wrong_object_type',
+      HINT = 'Use a table in a schema of yours. A role named evervec makes its tables in the schema evervec, '
+             'unless they are made as public.….';
   ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
     RAISE EXCEPTION 'you do not own %', p_relation USING
       ERRCODE = 'insufficient_privilege', HINT = 'Call evervec.watch() as a role that owns the table.';

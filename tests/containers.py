@@ -47,5 +47,9 @@ def container_postgres() -> Iterator[str]:
         from testcontainers.postgres import PostgresContainer  # noqa: PLC0415
 
     container = PostgresContainer(POSTGRES_IMAGE, username="postgres", dbname="postgres", driver=None)
-    with container.with_command("postgres -c fsync=off -c max_connections=200") as running:
-        yield running.get_connection_url()
+    container.with_command("postgres -c fsync=off -c max_connections=200").with_env("LANG", "C.UTF-8")
+    try:
+        with container as running:
+            yield running.get_connection_url()
+    finally:
+        container.get_docker_client().client.close()
