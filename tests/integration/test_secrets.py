@@ -63,7 +63,8 @@ async def test_nothing_of_a_row_leaves_the_database(site: Site, tmp_path: Path) 
     for program in (listener, worker):
         assert not found_canary(program.log.read_bytes())
     done = [line["outcome"] for line in worker.lines("item done")]
-    assert (done.count("embedded"), done.count("failed")) == (4, 6)
+    assert done.count("embedded") == 4
+    assert done.count("failed") >= 6  # more where a late signal finds it given up
     errors = {line["error"] for line in worker.lines("item not embedded")}
     assert errors >= {"DatabaseError [23514]", "DatabaseError [P0001]", "BadItemError"}
 
