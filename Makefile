@@ -5,9 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PACKAGES := activities cli db embedding evervec listener service workflows
 
-.PHONY: help demo test lint types check format image clean
+.PHONY: help demo test test-long lint types format clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,9 +14,13 @@ help: ## explain the targets
 demo: $(VENV)/.stack ## bring the whole stack up on a fresh directory, embed 200 items, edit some, search
 	@$(BIN)/evervec demo
 
-test: $(VENV)/.dev lint types ## everything: lint, types, layers, unit and integration tests on real servers
+test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests on real servers
 	@echo "== tests: real PostgreSQL, real Temporal server, real models"
-	@$(BIN)/pytest
+	@$(BIN)/pytest -m "not long"
+
+test-long: $(VENV)/.dev ## a table of a million rows, random writers against workers
+	@echo "== long tests"
+	@$(BIN)/pytest -m long -s
 
 lint: $(VENV)/.dev ## ruff (lint and format) and the layer contract
 	@echo "== ruff and import-linter"

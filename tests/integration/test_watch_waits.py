@@ -24,6 +24,8 @@ STATEMENTS = (
     "INSERT INTO items (name) VALUES ('new')",
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def million(postgres: str, template_database: str) -> Iterator[str]:
