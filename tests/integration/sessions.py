@@ -36,7 +36,7 @@ CREATE TABLE items (
   id bigint PRIMARY KEY, name text, description text, active boolean NOT NULL DEFAULT true, price int NOT NULL DEFAULT 0
 );
 -- The vector that the tests' workers make of a content, as PostgreSQL computes it: whole numbers that float32 holds.
-CREATE OR REPLACE FUNCTION vector_of(content text) RETURNS vector LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION vector_of(content text) RETURNS vector LANGUAGE sql IMMUTABLE STRICT AS $$
   SELECT ARRAY[('x' || substr(h, 1, 6))::bit(24)::int, ('x' || substr(h, 7, 6))::bit(24)::int,
                ('x' || substr(h, 13, 6))::bit(24)::int, ('x' || substr(h, 19, 6))::bit(24)::int]::real[]::vector
   FROM md5(content) AS h
