@@ -68,6 +68,7 @@ class Listener:
         self._instance = ""
         self._temporal: Client | None = None
         self._running: asyncio.Task[None] | None = None
+        self._stopping = False
         self._backoff = Backoff()
         self._bell = asyncio.Event()
         self._router = Router(settings, self._signal, self._fits, time.monotonic)
@@ -86,6 +87,7 @@ class Listener:
         except BaseException:
             await stream.close()
             raise
+        self._stopping = False
         self._running = asyncio.create_task(self._run(stream))
         _log.info("listener started", instance=self._instance, temporal=self._settings.temporal_address)
 
@@ -97,6 +99,7 @@ class Listener:
     async def stop(self) -> None:
         """End all work. Nothing is lost: what was not signalled is in the outbox."""
         if self._running:
+            self._stopping = True
             self._running.cancel()
             await asyncio.wait((self._running,))
             self._running = None
@@ -124,6 +127,8 @@ class Listener:
             except* EvervecError as errors:
                 self._role = Role.RECONNECTING
                 _log.warning("PostgreSQL is away: reconnecting", error=_tell(errors))
+            if self._stopping:
+                return  # a task group whose parts fail while it is cancelled tells of the failures alone
             if time.monotonic() - began > STEADY_SECONDS:
                 self._backoff.reset()
             stream = await self._reconnect()

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 import structlog
 
+from db.listen import NotificationStream
 from evervec.errors import ConfigurationError, ServiceUnreachableError
 from listener import daemon, standby
 from listener.daemon import Listener, Role, run_listener
@@ -184,6 +185,24 @@ async def test_temporal_may_go_and_come_back(lab: Lab) -> None:
     await proxy.stop()
     told = [entry["event"] for entry in logs if entry["event"].startswith("Temporal")]
     assert told == ["Temporal is away; what changes meanwhile waits in the outbox", "Temporal is back"]
+
+
+async def test_it_stops_though_postgresql_goes_at_that_moment(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(_listener: Listener, stream: NotificationStream) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ExceptionGroup("parts", [ServiceUnreachableError("PostgreSQL does not answer")]) from None
+        finally:
+            await stream.close()
+
+    monkeypatch.setattr(Listener, "_serve", lost)
+    listener = Listener(lab.settings())
+    await listener.start()
+    await asyncio.sleep(0)  # let it begin to serve
+    async with asyncio.timeout(10):
+        await listener.stop()
+    assert listener.status().role is Role.STOPPED
 
 
 async def test_one_leads_and_another_takes_over(lab: Lab) -> None:
