@@ -16,6 +16,12 @@ from evervec.model import ModelSpec
 
 _NO_SUCH_SOURCE = "P0002"
 _TABLE_GONE = "42P01"
+_SOMEBODY_IS_FASTER = (
+    errors.LockNotAvailable,
+    errors.DeadlockDetected,
+    errors.QueryCanceled,
+    errors.SerializationFailure,  # a row that moved to another partition
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Items:
         try:
             rows = await self._rows("write_back", parameters, source)
         except DatabaseError as error:
-            if isinstance(error.__cause__, errors.LockNotAvailable | errors.DeadlockDetected | errors.QueryCanceled):
+            if isinstance(error.__cause__, _SOMEBODY_IS_FASTER):
                 return {write.item_key: Outcome.LOCKED for write in writes}
             raise
         return {row["item_key"]: Outcome(row["outcome"]) for row in rows}

@@ -9,6 +9,8 @@ PAUSES = {
     "start": ("  EXECUTE format('LOCK TABLE", f"  PERFORM {_PAUSE};\n  EXECUTE format('LOCK TABLE"),
     # The source was read, the items are not locked yet.
     "source": ("  EXECUTE format('SELECT array", f"  PERFORM {_PAUSE};\n  EXECUTE format('SELECT array"),
+    # The items are about to be locked, as a snapshot shows them that grows old here.
+    "snapshot": ("AS t WHERE %3$s ", f"AS t WHERE %3$s AND {_PAUSE} IS NOT NULL "),
     # The items are locked, nothing is written yet.
     "locked": ("  IF vectors > 0", f"  PERFORM {_PAUSE};\n  IF vectors > 0"),
     # The vectors are written, nothing is acknowledged yet.

@@ -42,7 +42,7 @@ CREATE OR REPLACE FUNCTION vector_of(content text) RETURNS vector LANGUAGE sql I
   FROM md5(content) AS h
 $$;
 """
-LOST = "i.eligible AND i.embedding_hash IS DISTINCT FROM i.content_hash AND o.state IS DISTINCT FROM 'pending'"
+LOST = "i.eligible AND i.embedding_hash IS DISTINCT FROM i.content_hash AND o.item_key IS NULL"
 WRONG = "i.embedding_hash = i.content_hash AND i.embedding <> public.vector_of(i.content)"
 WAITING = "o.item_key IS NOT NULL"
 

@@ -82,7 +82,7 @@ async def test_a_write_back_meets_an_open_transaction(lab: Lab, end: str) -> Non
 
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
-@pytest.mark.parametrize("pause", ["start", "locked", "seen"])
+@pytest.mark.parametrize("pause", ["start", "snapshot", "locked", "seen"])
 async def test_something_changes_in_the_middle_of_a_write_back(lab: Lab, pause: str, end: str) -> None:
     worker, user = await lab.worker(), await lab.session()
     await lab.rewrite("write_back", PAUSES[pause])
@@ -217,6 +217,27 @@ async def test_a_key_is_taken_by_another_row_while_it_is_embedded(lab: Lab) -> N
     await lab.assert_ends_true()
     assert await lab.vector(9) == list(vector_of("B"))
     assert await lab.vector(1) == list(vector_of("Z"))
+
+
+async def test_an_item_moves_to_another_partition_when_it_is_about_to_be_locked(lab: Lab) -> None:
+    worker = await lab.worker()
+    await lab.observer.run(
+        "SELECT evervec.unwatch('items'); DROP TABLE items; DROP TABLE IF EXISTS items_embedding; "
+        "CREATE TABLE items (id bigint PRIMARY KEY, name text, description text, active boolean DEFAULT true) "
+        "PARTITION BY RANGE (id); CREATE TABLE items_low PARTITION OF items FOR VALUES FROM (0) TO (10); "
+        "CREATE TABLE items_high PARTITION OF items FOR VALUES FROM (10) TO (20)"
+    )
+    await lab.watch()
+    await lab.observer.run("INSERT INTO items (id, name) VALUES (1, 'A')")
+    await lab.rewrite("write_back", PAUSES["snapshot"])
+    await lab.close_gate()
+    write_back = lab.start(worker.work(1))
+    await lab.waits(worker)
+    await lab.observer.run("UPDATE items SET id = 11")
+    await lab.open_gate()
+    assert await write_back == {"1": Outcome.LOCKED}
+    await lab.assert_ends_true()
+    assert await lab.vector(11) == list(vector_of("A"))
 
 
 async def test_keys_change_places_in_one_statement(lab: Lab) -> None:
