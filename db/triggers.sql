@@ -714,7 +714,9 @@ BEGIN
     IF strange THEN
       EXECUTE format('ALTER TABLE %s DROP COLUMN %I', p_table, columns[n]);
     END IF;
-    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS %I %s', p_table, columns[n], columns[n + 1]);
+    IF strange IS NOT FALSE THEN
+      EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', p_table, columns[n], columns[n + 1]);
+    END IF;
   END LOOP;
 END $$;
 
