@@ -18,7 +18,7 @@ test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests
 	@echo "== tests: real PostgreSQL, real Temporal server, real models"
 	@$(BIN)/pytest -m "not long"
 
-test-long: $(VENV)/.dev ## a table of a million rows, random writers against workers
+test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watched and filled
 	@echo "== long tests"
 	@$(BIN)/pytest -m long -s
 
