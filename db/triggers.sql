@@ -70,6 +70,7 @@ CREATE TABLE IF NOT EXISTS evervec.source (
   paused           boolean NOT NULL DEFAULT false,
   filling          boolean NOT NULL DEFAULT true,
   filled_to        text,
+  rate             real CHECK (rate > 0),
   created_at       timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE evervec.source IS 'A watched table and how to read it. Change it with evervec.watch().';
@@ -94,10 +95,21 @@ CREATE TABLE IF NOT EXISTS evervec.outbox (
   forced       boolean NOT NULL DEFAULT false,
   last_error   text,
   failed_at    timestamptz,
+  due_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (source, item_key)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
+-- What earlier versions of this file did not have. ALTER TABLE locks even where there is nothing to do.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'evervec.outbox'::regclass AND attname = 'due_at') THEN
+    ALTER TABLE evervec.outbox ADD COLUMN due_at timestamptz NOT NULL DEFAULT clock_timestamp();
+    ALTER TABLE evervec.source ADD COLUMN rate real CHECK (rate > 0);
+  END IF;
+END $$;
 COMMENT ON TABLE evervec.outbox IS 'The items waiting. version is new at every enqueue; a worker deletes only the version it saw.';
 COMMENT ON COLUMN evervec.outbox.forced IS 'Embed even if the hash is unchanged.';
+COMMENT ON COLUMN evervec.outbox.due_at IS 'The last enqueue; after a failed attempt, when the next one is due.';
+COMMENT ON COLUMN evervec.source.rate IS 'Items a second that bulk work may embed, until nothing waits; null: no limit.';
 
 ---------------------------------------------------------------------------------------------------------------------
 -- Expressions: what a source means, as SQL text
@@ -261,7 +273,8 @@ BEGIN
       INSERT INTO evervec.outbox AS o (source, item_key, content_hash, version, forced)
       SELECT $1, p.item_key, p.content_hash, nextval('evervec.outbox_version'), $2 FROM page p WHERE p.wanted ORDER BY p.id
       ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,
-        state = 'pending', attempts = 0, last_error = NULL, failed_at = NULL, forced = o.forced OR excluded.forced
+        state = 'pending', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at,
+        forced = o.forced OR excluded.forced
       RETURNING 1
     )
     SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1), (SELECT count(*) FROM page),
@@ -342,7 +355,8 @@ BEGIN
   -- An item that needs nothing any more may have failed with what it was before: the worker is to look at it again.
   settle := format(
     E'UPDATE evervec.outbox SET version = nextval(''evervec.outbox_version''), state = ''pending'',\n'
-    '      attempts = 0, last_error = NULL, failed_at = NULL WHERE source = %L AND item_key = NEW.%I::text;\n',
+    '      attempts = 0, last_error = NULL, failed_at = NULL, due_at = clock_timestamp()\n'
+    '      WHERE source = %L AND item_key = NEW.%I::text;\n',
     s.name, s.key_column);
   changed := format(E'    IF TG_NAME <> ''evervec_touch_%1$s'' AND TG_OP = ''UPDATE'' THEN\n      %2$s    END IF;\n', s.id, settle);
   eligible := CASE WHEN s.active IS NULL THEN ''
@@ -365,7 +379,7 @@ BEGIN
     E'  INSERT INTO evervec.outbox (source, item_key, content_hash, version)\n'
     '  VALUES (%1$L, NEW.%2$I::text, h, nextval(''evervec.outbox_version''))\n'
     '  ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,\n'
-    '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL;\n'
+    '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at;\n'
     '  PERFORM evervec.ring(%1$L, NEW.%2$I::text, h);\n  RETURN NULL;\nEND ', s.name, s.key_column);
   bodies := ARRAY[
     header || eligible || stale || enqueue,
@@ -975,7 +989,8 @@ END $$;
 CREATE OR REPLACE FUNCTION evervec.retry_items(p_source text, p_item_keys text[]) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   WITH retried AS (
-    UPDATE evervec.outbox SET state = 'pending', attempts = 0, failed_at = NULL, version = nextval('evervec.outbox_version')
+    UPDATE evervec.outbox SET state = 'pending', attempts = 0, failed_at = NULL, due_at = clock_timestamp(),
+      version = nextval('evervec.outbox_version')
     WHERE source = p_source AND state = 'failed' AND (p_item_keys IS NULL OR item_key = ANY (p_item_keys)) RETURNING 1)
   SELECT count(*) FROM retried
 $$;

@@ -11,6 +11,11 @@ ITEM_WORKFLOW = "ItemEmbeddingWorkflow"
 ITEM_CHANGED_SIGNAL = "item_changed"
 ITEM_STATUS_QUERY = "status"
 GENERATE_ITEM_EMBEDDING = "generate_item_embedding"
+SWEEP_WORKFLOW = "EmbeddingSweepWorkflow"
+ITEMS_WAITING_SIGNAL = "items_waiting"
+SWEEP_STATUS_QUERY = "status"
+FETCH_ITEMS_FOR_EMBEDDING = "fetch_items_for_embedding"
+BATCH_GENERATE_EMBEDDINGS = "batch_generate_embeddings"
 SOURCE_ATTRIBUTE = "EvervecSource"
 STATE_ATTRIBUTE = "EvervecState"
 
@@ -105,3 +110,15 @@ class ItemWorkflowStatus(Message):
     rounds: int
     last_outcome: Outcome | None
     last_error: str | None
+
+
+class SweepWorkflowInput(Message):
+    """How a source's sweep starts, and what it carries over when it continues as new."""
+
+    source: str
+
+
+class SweepStatus(Message):
+    """The answer to the sweep's query: counts since the sweep began."""
+
+    source: str

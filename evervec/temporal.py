@@ -25,11 +25,14 @@ from evervec.log import describe_error
 from evervec.messages import (
     ITEM_CHANGED_SIGNAL,
     ITEM_WORKFLOW,
+    ITEMS_WAITING_SIGNAL,
     SOURCE_ATTRIBUTE,
     STATE_ATTRIBUTE,
+    SWEEP_WORKFLOW,
     ItemChange,
     ItemWorkflowInput,
     ItemWorkflowState,
+    SweepWorkflowInput,
 )
 from evervec.settings import Settings
 
@@ -41,6 +44,7 @@ MAX_ID_BYTES = 1000
 """Temporal's default limit (`limit.maxIDLength`)."""
 
 _ITEM_ID = "item-embedding/"
+_SWEEP_ID = "embedding-sweep/"
 _SOURCE = SearchAttributeKey.for_keyword(SOURCE_ATTRIBUTE)
 _STATE = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
 _KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
@@ -234,9 +238,17 @@ def item_workflow_id(instance: str, source: str, key: str) -> str:
     return f"{_ITEM_ID}{instance}/{source}/{key}"
 
 
+def sweep_workflow_id(instance: str, source: str) -> str:
+    """The id of a source's sweep."""
+    return f"{_SWEEP_ID}{instance}/{source}"
+
+
 def instance_of(workflow_id: str) -> str | None:
-    """The instance that an item's workflow belongs to; None for a workflow of another kind."""
-    return workflow_id.removeprefix(_ITEM_ID).partition("/")[0] if workflow_id.startswith(_ITEM_ID) else None
+    """The instance that an item's workflow or a sweep belongs to; None for a workflow of another kind."""
+    for prefix in (_ITEM_ID, _SWEEP_ID):
+        if workflow_id.startswith(prefix):
+            return workflow_id.removeprefix(prefix).partition("/")[0]
+    return None
 
 
 def fits_workflow_id(instance: str, source: str, key: str) -> bool:
@@ -270,5 +282,25 @@ async def start_item_workflow(
             search_attributes=TypedSearchAttributes(
                 [SearchAttributePair(_SOURCE, source), SearchAttributePair(_STATE, ItemWorkflowState.PENDING.value)]
             ),
+            result_type=type(None),
+        )
+
+
+async def start_sweep_workflow(
+    client: Client, settings: Settings, instance: str, source: str
+) -> WorkflowHandle[object, None]:
+    """Tell a source's sweep that items wait, starting it where there is none.
+
+    ServiceUnreachableError when Temporal is away.
+    """
+    with unreachable_if_away(client):
+        return await client.start_workflow(
+            SWEEP_WORKFLOW,
+            SweepWorkflowInput(source=source),
+            id=sweep_workflow_id(instance, source),
+            task_queue=settings.task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            start_signal=ITEMS_WAITING_SIGNAL,
+            search_attributes=TypedSearchAttributes([SearchAttributePair(_SOURCE, source)]),
             result_type=type(None),
         )
