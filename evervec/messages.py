@@ -3,6 +3,7 @@
 Each activity takes one model and returns one, so that fields can be added without breaking workflows that run.
 """
 
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,8 @@ ITEMS_WAITING_SIGNAL = "items_waiting"
 SWEEP_STATUS_QUERY = "status"
 FETCH_ITEMS_FOR_EMBEDDING = "fetch_items_for_embedding"
 BATCH_GENERATE_EMBEDDINGS = "batch_generate_embeddings"
+SAFETY_NET_WORKFLOW = "EmbeddingSafetyNetWorkflow"
+FIND_WAITING_SOURCES = "find_waiting_sources"
 SOURCE_ATTRIBUTE = "EvervecSource"
 STATE_ATTRIBUTE = "EvervecState"
 
@@ -112,13 +115,109 @@ class ItemWorkflowStatus(Message):
     last_error: str | None
 
 
+class FetchItemsRequest(Message):
+    """Which of a source's items are to be embedded now? In the order of their keys, beyond `after`."""
+
+    source: str
+    after: str | None = None
+    limit: int = Field(gt=0)
+
+
+class FetchItemsResult(Message):
+    """The next page of keys, and what to do when it is empty."""
+
+    item_keys: list[str]
+    watched: bool = True
+    """Whether there is such a source."""
+    paused: bool = False
+    rate: float | None = None
+    """How many items a second may be embedded; None: no limit."""
+    wait_seconds: float | None = None
+    """With an empty page: seconds until one of the source's pending items is due, None when none is pending at all."""
+
+
+class BatchEmbeddingRequest(Message):
+    """Embed some items of one source, each if its stored vector does not fit its content any more."""
+
+    source: str
+    item_keys: list[str]
+    batch_size: int = Field(256, gt=0)
+    """How many items are embedded and written back together."""
+    force_regenerate: bool = False
+    """Embed even if the hash is unchanged."""
+
+
+class BatchEmbeddingResult(Message):
+    """What became of the items. The rest of the total, whatever it waits for, stays in the outbox."""
+
+    total_items: int
+    successful: int = 0
+    """Nothing is left to do: embedded, unchanged, ineligible or gone."""
+    failed: int = 0
+    """An attempt failed: it is tried again when it is due, or given up."""
+    results: list[ItemEmbeddingResult] = []
+    """Of the failed items only."""
+    counts: dict[Outcome, int] = {}
+    """How many items had each outcome."""
+
+
+class SweepProgress(Message):
+    """What a sweep has done since it began."""
+
+    started_at: datetime | None = None
+    passes: int = 0
+    items: int = 0
+    """Items looked at; one that had to wait counts again when it is looked at again."""
+    failed_attempts: int = 0
+    counts: dict[Outcome, int] = {}
+    last_error: str | None = None
+    """An error's class and SQLSTATE, never text of the row."""
+
+
 class SweepWorkflowInput(Message):
     """How a source's sweep starts, and what it carries over when it continues as new."""
 
     source: str
+    after: str | None = None
+    """The last key that this pass has reached."""
+    found: bool = False
+    """Whether this pass has found anything yet."""
+    batch_size: int | None = None
+    patience: int = 0
+    """How many passes in a row changed nothing."""
+    progress: SweepProgress = SweepProgress()
 
 
 class SweepStatus(Message):
     """The answer to the sweep's query: counts since the sweep began."""
 
     source: str
+    pass_number: int = 0
+    items: int = 0
+    embedded: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    locked: int = 0
+    others: int = 0
+    rate: float | None = None
+    items_per_second: float = 0.0
+    started_at: datetime | None = None
+    last_error: str | None = None
+
+
+class SafetyNetInput(Message):
+    """How the safety net's workflow starts: the schedule gives the installation that it belongs to."""
+
+    instance: str
+
+
+class WaitingSourcesRequest(Message):
+    """Which sources have items that wait longer than they should?"""
+
+    instance: str
+
+
+class WaitingSourcesResult(Message):
+    """Names of sources that are not paused."""
+
+    sources: list[str]
