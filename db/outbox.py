@@ -41,11 +41,14 @@ class Outbox:
         [row] = await self._rows("try_lead", {})
         return bool(row["leads"])
 
-    async def read(self, after: tuple[str, str] | None, limit: int) -> list[OutboxItem]:
-        """Pending items of sources that are not paused, in the order of (source, item_key), beyond `after`."""
-        after_source, after_key = after or (None, None)
-        parameters = {"after_source": after_source, "after_key": after_key, "limit": limit}
+    async def read(self, limit: int) -> list[OutboxItem]:
+        """The first pending items of sources that are not paused, in the order of (source, item_key)."""
+        parameters = {"after_source": None, "after_key": None, "limit": limit}
         return [OutboxItem(**row) for row in await self._rows("pending_items", parameters)]
+
+    async def waiting(self, limit: int) -> list[OutboxItem]:
+        """Items that are due, at most so many of each source that is not paused, source by source."""
+        return [OutboxItem(**row) for row in await self._rows("waiting_items", {"limit": limit})]
 
     async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
         """Those of the items, each a source and a key, that are pending in sources that are not paused."""

@@ -12,6 +12,9 @@ SELECT pg_try_advisory_lock(7310312410226385252) AS leads;
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_items(%(after_source)s, %(after_key)s, %(limit)s);
 
+-- name: waiting_items
+SELECT source, item_key, content_hash, version FROM evervec.waiting_items(%(limit)s);
+
 -- name: pending_among
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_among(%(sources)s::text[], %(item_keys)s::text[]);

@@ -1061,6 +1061,20 @@ BEGIN
   END LOOP;
 END $$;
 
+-- The last few items that are due, of each source that is not paused; p_limit for each source. The last, since a sweep
+-- empties the outbox from the front, and what it leaves there until the next vacuum would have to be waded through.
+CREATE OR REPLACE FUNCTION evervec.waiting_items(p_limit bigint)
+RETURNS TABLE (source text, item_key text, content_hash text, version bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+  SELECT s.name, w.item_key, w.content_hash, w.version
+  FROM evervec.source s CROSS JOIN LATERAL (
+    SELECT o.item_key, o.content_hash, o.version FROM evervec.outbox o
+    WHERE o.source = s.name AND o.state = 'pending' AND o.due_at <= clock_timestamp()
+    ORDER BY o.item_key DESC LIMIT p_limit) AS w
+  WHERE NOT s.paused
+$$;
+
 -- Those of the given items that are pending, in sources that are not paused: what was heard of is only a hint, and what
 -- was signalled has left the outbox when it is done.
 CREATE OR REPLACE FUNCTION evervec.pending_among(p_sources text[], p_item_keys text[])
@@ -1362,6 +1376,7 @@ DECLARE
   rights    text[][] := ARRAY[
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_items(text, text, bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.waiting_items(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],

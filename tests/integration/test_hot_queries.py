@@ -27,6 +27,7 @@ HOT = {
     "failure": f"SELECT evervec.record_failure('items', '{MIDDLE}', (%(versions)s::bigint[])[1], 'an error', 1)",
     "note": f"SELECT evervec.note_error('items', '{MIDDLE}', (%(versions)s::bigint[])[1], 'an error')",
     "pending": f"SELECT * FROM evervec.pending_items('items', '{MIDDLE}', {BATCH})",
+    "waiting": f"SELECT * FROM evervec.waiting_items({BATCH})",
     "pending among": f"SELECT * FROM evervec.pending_among(array_fill('items'::text, ARRAY[{BATCH}]), {KEYS})",
     "fill": f"SELECT * FROM evervec.fill_page({BATCH})",
     "re-fire of a page": f"SELECT * FROM evervec.refire_page('items', 'true', true, '{MIDDLE}', {BATCH})",
