@@ -14,6 +14,8 @@ class OutboxItem(NamedTuple):
     item_key: str
     content_hash: str | None
     version: int
+    throttled: bool = False
+    """Whether its source's bulk work has a limit, which items of their own workflows would not know of."""
 
 
 class FillPage(NamedTuple):

@@ -13,7 +13,7 @@ SELECT source, item_key, content_hash, version
 FROM evervec.pending_items(%(after_source)s, %(after_key)s, %(limit)s);
 
 -- name: waiting_items
-SELECT source, item_key, content_hash, version FROM evervec.waiting_items(%(limit)s);
+SELECT source, item_key, content_hash, version, throttled FROM evervec.waiting_items(%(limit)s);
 
 -- name: pending_among
 SELECT source, item_key, content_hash, version
@@ -56,7 +56,7 @@ SELECT evervec.unwatch(%(source)s);
 
 -- name: source
 -- The model of a source, as a worker sees it.
-SELECT model, revision, dimension, prompt, paused, filling FROM evervec.source WHERE name = %(source)s;
+SELECT model, revision, dimension, prompt, paused, filling, rate FROM evervec.source WHERE name = %(source)s;
 
 -- name: source_names
 SELECT name FROM evervec.source WHERE %(source)s::text IS NULL OR name = %(source)s ORDER BY name;
@@ -74,6 +74,9 @@ FROM evervec.refire_page(%(source)s, %(predicate)s, %(force)s, %(after)s, %(limi
 
 -- name: refire_keys
 SELECT evervec.refire_keys(%(source)s, %(item_keys)s::text[], %(force)s) AS enqueued;
+
+-- name: throttle
+SELECT evervec.throttle(%(source)s, %(rate)s::real);
 
 -- name: pause
 SELECT evervec.pause(%(source)s);

@@ -1064,10 +1064,10 @@ END $$;
 -- The last few items that are due, of each source that is not paused; p_limit for each source. The last, since a sweep
 -- empties the outbox from the front, and what it leaves there until the next vacuum would have to be waded through.
 CREATE OR REPLACE FUNCTION evervec.waiting_items(p_limit bigint)
-RETURNS TABLE (source text, item_key text, content_hash text, version bigint)
+RETURNS TABLE (source text, item_key text, content_hash text, version bigint, throttled boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
-  SELECT s.name, w.item_key, w.content_hash, w.version
+  SELECT s.name, w.item_key, w.content_hash, w.version, s.rate IS NOT NULL
   FROM evervec.source s CROSS JOIN LATERAL (
     SELECT o.item_key, o.content_hash, o.version FROM evervec.outbox o
     WHERE o.source = s.name AND o.state = 'pending' AND o.due_at <= clock_timestamp()

@@ -244,6 +244,11 @@ def sweep_workflow_id(instance: str, source: str) -> str:
     return f"{_SWEEP_ID}{instance}/{source}"
 
 
+def is_sweep(workflow_id: str) -> bool:
+    """Whether the id is a sweep's."""
+    return workflow_id.startswith(_SWEEP_ID)
+
+
 def instance_of(workflow_id: str) -> str | None:
     """The instance that an item's workflow or a sweep belongs to; None for a workflow of another kind."""
     for prefix in (_ITEM_ID, _SWEEP_ID):

@@ -59,8 +59,8 @@ class Router:
 
     What is heard by NOTIFY goes live, whatever the source's sweep does, unless more than `sweep_threshold` items of the
     source are on their way already: the rest is found in the outbox. What is found there goes the same way if it
-    is few; what is more than the threshold, or has a key too long for a workflow, is the sweep's, and so
-    is all that is found while the sweep is open.
+    is few; what is more than the threshold, throttled, or has a key too long for a workflow, is the sweep's, and so is
+    all that is found while the sweep is open.
 
     What is due is looked up in the outbox before it is signalled: a notification is a hint that anybody can forge.
     """
@@ -119,7 +119,7 @@ class Router:
         new = [item for item in items if not self._knows(item, seen_at)]
         if not new:
             return
-        bulk = len(items) > self.threshold or not all(map(self._ways.fits, new))
+        bulk = len(items) > self.threshold or any(item.throttled or not self._ways.fits(item) for item in new)
         version = max(item.version for item in items)
         news = self._sweeps.is_news(source, version)
         # Bulk that the sweep may not know of needs no question: to tell the sweep is to start it where there is none.
