@@ -11,11 +11,12 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.conninfo import make_conninfo
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client
+from temporalio.client import Client, ScheduleActionStartWorkflow
 from temporalio.service import RPCError
 
+from evervec.schedule import schedule_id
 from evervec.settings import Settings
-from evervec.temporal import item_workflow_id
+from evervec.temporal import item_workflow_id, sweep_is_open
 from listener.daemon import Listener, Role
 from service.worker import running_worker
 
@@ -130,6 +131,22 @@ class Lab:
             events = (await handle.fetch_history()).events
             return sum(event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED for event in events)
         return 0
+
+    async def sweep_is_open(self, source: str = "items") -> bool:
+        """Whether the source's sweep is at work."""
+        return await sweep_is_open(self.client, self.instance, source)
+
+    async def safety_net(self, task_queue: str) -> None:
+        """Wait until there is the safety net's schedule, for this task queue."""
+
+        async def made() -> bool:
+            with suppress(RPCError):
+                net = await self.client.get_schedule_handle(schedule_id(self.instance)).describe()
+                action = net.schedule.action
+                return isinstance(action, ScheduleActionStartWorkflow) and action.task_queue == task_queue
+            return False
+
+        await eventually(made)
 
     async def signalled(self, *keys: object) -> None:
         """Wait until the workflows of all these items were signalled."""
