@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable
 import psycopg
 import pytest
 import structlog
+from temporalio.service import RPCError, RPCStatusCode
 
 from db.listen import NotificationStream
 from evervec.errors import ConfigurationError, ServiceUnreachableError
@@ -66,6 +67,22 @@ async def test_the_safety_net_is_made_and_kept_up_to_date(lab: Lab) -> None:
     net = await lab.client.get_schedule_handle(schedule_id(lab.instance)).describe()
     assert net.schedule.state.paused
     assert net.schedule.spec.intervals[0].every == EVERY
+
+
+async def test_a_server_without_schedules_is_told_of_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [RPCError("later", RPCStatusCode.INTERNAL, b""), RPCError("never", RPCStatusCode.UNIMPLEMENTED, b"")]
+
+    async def refuse(*_: object) -> None:
+        raise answers.pop(0)
+
+    monkeypatch.setattr("listener.lanes.ensure_schedule", refuse)
+    await lab.do(WATCH)
+    with structlog.testing.capture_logs() as logs:
+        async with lab.listener():
+            await eventually(lambda: not answers)
+            await lab.do("INSERT INTO items VALUES (1, 'drill')")
+            await lab.signalled(1)
+    assert [entry["error"] for entry in logs if "schedule" in entry["event"]] == ["UNIMPLEMENTED"]
 
 
 async def test_the_safety_net_sweeps_what_no_listener_sees(lab: Lab) -> None:
