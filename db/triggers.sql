@@ -1142,8 +1142,8 @@ BEGIN
       AND CASE o.attempts WHEN 0 THEN least(o.due_at + p_quiet, o.queued_at + p_longest) ELSE o.due_at END <= moment
     ORDER BY o.item_key LIMIT p_limit);
   IF p_after IS NULL AND item_keys = '{}' THEN
-    SELECT greatest(extract(epoch FROM min(
-      CASE o.attempts WHEN 0 THEN least(o.due_at + p_quiet, o.queued_at + p_longest) ELSE o.due_at END) - moment), 0)
+    SELECT extract(epoch FROM min(
+      CASE o.attempts WHEN 0 THEN least(o.due_at + p_quiet, o.queued_at + p_longest) ELSE o.due_at END) - moment)
     INTO wait_seconds FROM evervec.outbox o WHERE o.source = p_source AND o.state = 'pending';
     IF wait_seconds IS NULL AND rate IS NOT NULL AND NOT s.filling THEN
       -- watch() may hold the row: whoever comes next clears it.
