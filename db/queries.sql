@@ -32,11 +32,19 @@ SELECT * FROM evervec.read_items(%(source)s, %(item_keys)s::text[]);
 SELECT item_key, outcome
 FROM evervec.write_back(%(source)s, %(item_keys)s::text[], %(versions)s::bigint[], %(hashes)s::text[], %(vectors)s);
 
--- name: record_failure
-SELECT evervec.record_failure(%(source)s, %(item_key)s, %(version)s, %(error)s, %(max_attempts)s) AS given_up;
+-- name: record_failures
+SELECT item_key FROM evervec.record_failures(
+  %(source)s, %(item_keys)s::text[], %(versions)s::bigint[], %(errors)s::text[], %(max_attempts)s) AS item_key;
 
--- name: note_error
-SELECT evervec.note_error(%(source)s, %(item_key)s, %(version)s, %(error)s);
+-- name: note_errors
+SELECT evervec.note_errors(%(source)s, %(item_keys)s::text[], %(versions)s::bigint[], %(error)s);
+
+-- name: sweep_page
+SELECT item_keys, paused, rate, wait_seconds
+FROM evervec.sweep_page(%(source)s, %(after)s, %(limit)s, %(quiet)s, %(longest)s);
+
+-- name: sources_waiting
+SELECT source FROM evervec.sources_waiting(%(age)s) AS source;
 
 -- name: watch
 SELECT evervec.watch(

@@ -965,6 +965,18 @@ BEGIN
   PERFORM evervec.ring($1);
 END $$;
 
+-- Let bulk work embed at most so many items a second; null: as fast as it can. It takes effect while a sweep runs, and
+-- ends when nothing of the source waits any more. Live edits are not held back.
+CREATE OR REPLACE FUNCTION evervec.throttle(source text, rate real DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT (rate > 0 AND rate < 'Infinity') THEN
+    RAISE EXCEPTION 'a rate is a number of items a second above 0, not %', rate USING
+      ERRCODE = 'invalid_parameter_value', HINT = 'evervec.pause() stops the work; null lifts the limit.';
+  END IF;
+  UPDATE evervec.source AS s SET rate = $2 WHERE s.name = (evervec.get_source($1)).name;
+END $$;
+
 -- Failed items back to pending, with all their attempts before them. Returns how many.
 CREATE OR REPLACE FUNCTION evervec.retry(source text, item_keys text[] DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
@@ -1119,6 +1131,53 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT DISTINCT s.model, s.revision, s.dimension, s.prompt FROM evervec.source s
 $$;
 
+-- The next keys of a source that a sweep may take now, in their order, beyond p_after. Where a pass begins with an empty
+-- page, wait_seconds says when the first pending item may be taken: null when none is pending, and then the rate goes too.
+-- An item may be taken when it has been quiet for p_quiet, or has waited for p_longest; after a failed attempt, when it is due.
+CREATE OR REPLACE FUNCTION evervec.sweep_page(
+  p_source text, p_after text, p_limit int, p_quiet interval, p_longest interval,
+  OUT item_keys text[], OUT paused boolean, OUT rate real, OUT wait_seconds double precision
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  s      evervec.source := evervec.get_source(p_source);
+  moment timestamptz := clock_timestamp();
+BEGIN
+  item_keys := '{}';
+  paused := s.paused;
+  rate := s.rate;
+  IF paused THEN
+    RETURN;
+  END IF;
+  item_keys := ARRAY(
+    SELECT o.item_key FROM evervec.outbox o
+    WHERE o.source = p_source AND o.state = 'pending'
+      AND o.item_key >= coalesce(p_after, '') AND o.item_key IS DISTINCT FROM p_after
+      AND CASE o.attempts WHEN 0 THEN least(o.due_at + p_quiet, o.queued_at + p_longest) ELSE o.due_at END <= moment
+    ORDER BY o.item_key LIMIT p_limit);
+  IF p_after IS NULL AND item_keys = '{}' THEN
+    SELECT extract(epoch FROM min(
+      CASE o.attempts WHEN 0 THEN least(o.due_at + p_quiet, o.queued_at + p_longest) ELSE o.due_at END) - moment)
+    INTO wait_seconds FROM evervec.outbox o WHERE o.source = p_source AND o.state = 'pending';
+    IF wait_seconds IS NULL AND rate IS NOT NULL AND NOT s.filling THEN
+      -- watch() may hold the row: whoever comes next clears it.
+      UPDATE evervec.source AS f SET rate = NULL
+      WHERE f.name = (SELECT n.name FROM evervec.source n WHERE n.name = p_source FOR NO KEY UPDATE SKIP LOCKED);
+    END IF;
+  END IF;
+END $$;
+
+-- The sources, none of them paused, in which an item that could be embedded has waited for longer than p_age.
+CREATE OR REPLACE FUNCTION evervec.sources_waiting(p_age interval) RETURNS SETOF text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+  SELECT s.name FROM evervec.source s
+  WHERE NOT s.paused AND EXISTS (SELECT FROM pg_class WHERE oid = s.relation) AND EXISTS (
+    SELECT FROM evervec.outbox o WHERE o.source = s.name AND o.state = 'pending'
+      AND greatest(o.queued_at + p_age, o.due_at) <= clock_timestamp())
+  ORDER BY s.name
+$$;
+
 -- What there is to know about items, all in one snapshot: a version seen here belongs to the content seen with it.
 CREATE OR REPLACE FUNCTION evervec.read_items(p_source text, p_item_keys text[])
 RETURNS TABLE (item_key text, outbox_version bigint, outbox_state text, forced boolean, paused boolean, row_exists boolean,
@@ -1226,28 +1285,44 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       evervec.model_column(s.embedding_column), evervec.time_column(s.embedding_column), s.side_table::text))
 $$;
 
--- An attempt at an item failed: count it, and give the item up after p_max_attempts. True when it is given up now.
--- A version that is not the present one belongs to older content and counts for nothing.
-CREATE OR REPLACE FUNCTION evervec.record_failure(
-  p_source text, p_item_key text, p_version bigint, p_error text, p_max_attempts int
-) RETURNS boolean
+-- Attempts at items failed: count them, and give an item up after p_max_attempts; else the next attempt is due after a
+-- second, doubled each time up to five minutes. Returns the keys that are given up now.
+-- A version that is not the present one belongs to older content and counts for nothing. A row that somebody holds is about
+-- to be another version.
+CREATE OR REPLACE FUNCTION evervec.record_failures(
+  p_source text, p_item_keys text[], p_versions bigint[], p_errors text[], p_max_attempts int
+) RETURNS SETOF text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
-  WITH failed AS (
-    UPDATE evervec.outbox SET attempts = attempts + 1, last_error = left(p_error, 500),
-      state = CASE WHEN attempts + 1 >= p_max_attempts THEN 'failed' ELSE 'pending' END,
-      failed_at = CASE WHEN attempts + 1 >= p_max_attempts THEN clock_timestamp() END
-    WHERE source = p_source AND item_key = p_item_key AND version = p_version
-    RETURNING state = 'failed' AS given_up
+  WITH bad AS MATERIALIZED (
+    SELECT o.item_key, k.error FROM unnest(p_item_keys, p_versions, p_errors) AS k (item_key, version, error)
+    CROSS JOIN LATERAL (
+      SELECT o.item_key FROM evervec.outbox o
+      WHERE o.source = p_source AND o.item_key = k.item_key AND o.version = k.version FOR UPDATE SKIP LOCKED) AS o
+  ), failed AS (
+    UPDATE evervec.outbox o SET attempts = o.attempts + 1, last_error = left(bad.error, 500),
+      state = CASE WHEN o.attempts + 1 >= p_max_attempts THEN 'failed' ELSE 'pending' END,
+      failed_at = CASE WHEN o.attempts + 1 >= p_max_attempts THEN clock_timestamp() END,
+      due_at = clock_timestamp() + least(2 ^ least(o.attempts, 10), 300) * interval '1 second'
+    FROM bad WHERE o.source = p_source AND o.item_key = bad.item_key
+    RETURNING o.item_key, o.state
   )
-  SELECT coalesce((SELECT given_up FROM failed), false)
+  SELECT failed.item_key FROM failed WHERE failed.state = 'failed'
 $$;
 
--- Say why an item waits, where it is not the item's fault: nothing is counted.
-CREATE OR REPLACE FUNCTION evervec.note_error(p_source text, p_item_key text, p_version bigint, p_error text) RETURNS void
+-- Say why items wait, where it is not their fault: nothing is counted. Rows that somebody holds are left alone.
+CREATE OR REPLACE FUNCTION evervec.note_errors(
+  p_source text, p_item_keys text[], p_versions bigint[], p_error text
+) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
-  UPDATE evervec.outbox SET last_error = left(p_error, 500)
-  WHERE source = p_source AND item_key = p_item_key AND version = p_version
-    AND last_error IS DISTINCT FROM left(p_error, 500)
+  WITH waiting AS MATERIALIZED (
+    SELECT o.item_key FROM unnest(p_item_keys, p_versions) AS k (item_key, version)
+    CROSS JOIN LATERAL (
+      SELECT o.item_key FROM evervec.outbox o
+      WHERE o.source = p_source AND o.item_key = k.item_key AND o.version = k.version
+        AND o.last_error IS DISTINCT FROM left(p_error, 500) FOR UPDATE SKIP LOCKED) AS o
+  )
+  UPDATE evervec.outbox o SET last_error = left(p_error, 500) FROM waiting
+  WHERE o.source = p_source AND o.item_key = waiting.item_key
 $$;
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -1383,8 +1458,10 @@ DECLARE
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.read_items(text, text[])'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.write_back(text, text[], bigint[], text[], real[])'],
-    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.record_failure(text, text, bigint, text, int)'],
-    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.note_error(text, text, bigint, text)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.record_failures(text, text[], bigint[], text[], int)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.note_errors(text, text[], bigint[], text)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sweep_page(text, text, int, interval, interval)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sources_waiting(interval)'],
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_items(text)']];
 BEGIN

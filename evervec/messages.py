@@ -116,7 +116,7 @@ class ItemWorkflowStatus(Message):
 
 
 class FetchItemsRequest(Message):
-    """Which of a source's items are to be embedded now? In the order of their keys, beyond `after`."""
+    """Ask for a source's next items to embed, in the order of their keys, beyond `after`."""
 
     source: str
     after: str | None = None
@@ -127,13 +127,13 @@ class FetchItemsResult(Message):
     """The next page of keys, and what to do when it is empty."""
 
     item_keys: list[str]
-    watched: bool = True
-    """Whether there is such a source."""
+    last: bool = False
+    """Nothing comes after this page."""
     paused: bool = False
     rate: float | None = None
     """How many items a second may be embedded; None: no limit."""
     wait_seconds: float | None = None
-    """With an empty page: seconds until one of the source's pending items is due, None when none is pending at all."""
+    """Where a pass begins with an empty page: until a pending item may be taken, None when none is pending."""
 
 
 class BatchEmbeddingRequest(Message):
@@ -142,36 +142,39 @@ class BatchEmbeddingRequest(Message):
     source: str
     item_keys: list[str]
     batch_size: int = Field(256, gt=0)
-    """How many items are embedded and written back together."""
+    """How many items are written back together."""
     force_regenerate: bool = False
     """Embed even if the hash is unchanged."""
+    rate: float | None = Field(None, gt=0)
+    """Take at most so many items a second; None: no limit."""
 
 
 class BatchEmbeddingResult(Message):
-    """What became of the items. The rest of the total, whatever it waits for, stays in the outbox."""
+    """What became of the items. What is neither successful nor failed stays in the outbox as it was."""
 
     total_items: int
     successful: int = 0
     """Nothing is left to do: embedded, unchanged, ineligible or gone."""
     failed: int = 0
-    """An attempt failed: it is tried again when it is due, or given up."""
+    """The attempt failed: it is tried again when it is due, or given up."""
     results: list[ItemEmbeddingResult] = []
     """Of the failed items only."""
     counts: dict[Outcome, int] = {}
-    """How many items had each outcome."""
+    """How many items had each outcome; FAILED are those that are given up."""
+    seconds: float = 0.0
 
 
 class SweepProgress(Message):
     """What a sweep has done since it began."""
 
-    started_at: datetime | None = None
+    started_at: datetime
+    busy_seconds: float = 0.0
+    """Without the pauses in which nothing could be done."""
     passes: int = 0
     items: int = 0
     """Items looked at; one that had to wait counts again when it is looked at again."""
-    failed_attempts: int = 0
     counts: dict[Outcome, int] = {}
     last_error: str | None = None
-    """An error's class and SQLSTATE, never text of the row."""
 
 
 class SweepWorkflowInput(Message):
@@ -179,30 +182,32 @@ class SweepWorkflowInput(Message):
 
     source: str
     after: str | None = None
-    """The last key that this pass has reached."""
-    found: bool = False
-    """Whether this pass has found anything yet."""
+    """The last key that its pass has taken."""
     batch_size: int | None = None
-    patience: int = 0
-    """How many passes in a row changed nothing."""
-    progress: SweepProgress = SweepProgress()
+    progress: SweepProgress | None = None
 
 
 class SweepStatus(Message):
     """The answer to the sweep's query: counts since the sweep began."""
 
     source: str
-    pass_number: int = 0
-    items: int = 0
-    embedded: int = 0
-    unchanged: int = 0
-    failed: int = 0
-    locked: int = 0
-    others: int = 0
-    rate: float | None = None
-    items_per_second: float = 0.0
-    started_at: datetime | None = None
-    last_error: str | None = None
+    started_at: datetime
+    pass_number: int
+    items: int
+    """Items looked at; one that had to wait counts again when it is looked at again."""
+    embedded: int
+    unchanged: int
+    failed: int
+    """Given up."""
+    locked: int
+    others: int
+    """Ineligible, gone, changed meanwhile, or to be tried again."""
+    rate: float | None
+    """Items a second that it may embed."""
+    items_per_second: float
+    """What it does, pauses left out in which nothing could be done."""
+    last_error: str | None
+    """An error's class and SQLSTATE, never text of the row."""
 
 
 class SafetyNetInput(Message):
@@ -212,12 +217,12 @@ class SafetyNetInput(Message):
 
 
 class WaitingSourcesRequest(Message):
-    """Which sources have items that wait longer than they should?"""
+    """Ask which sources have items that wait longer than they should."""
 
     instance: str
 
 
 class WaitingSourcesResult(Message):
-    """Names of sources that are not paused."""
+    """Sources that are not paused, and the ids of their sweeps' workflows."""
 
-    sources: list[str]
+    sweeps: dict[str, str]

@@ -17,7 +17,16 @@ TRIGGERS = Path(__file__).parents[2] / "db" / "triggers.sql"
 ROLES = ["evervec_listener", "evervec_worker", "evervec_viewer"]
 FUNCTIONS = {
     "evervec_listener": {"fill_page", "instance_id", "pending_among", "pending_items"},
-    "evervec_worker": {"instance_id", "models", "note_error", "read_items", "record_failure", "write_back"},
+    "evervec_worker": {
+        "instance_id",
+        "models",
+        "note_errors",
+        "read_items",
+        "record_failures",
+        "sources_waiting",
+        "sweep_page",
+        "write_back",
+    },
     "evervec_viewer": {"count_items"},
 }
 STRUCTURE = """
