@@ -106,9 +106,9 @@ class Lab:
                 await process.wait()
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[None]:
+    async def worker(self, **changes: Any) -> AsyncIterator[None]:
         """A worker, as the owner of the database."""
-        async with running_worker(self.settings(database_url=self.owner_conninfo)):
+        async with running_worker(self.settings(**({"database_url": self.owner_conninfo} | changes))):
             yield
 
     async def all_fresh(self) -> bool:
