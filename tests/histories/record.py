@@ -196,8 +196,11 @@ async def sweep_continued(bench: SweepLab) -> Handle:
     bench.outbox.fill(5000)
     bench.outbox.rate = 20
     handle = await bench.sweep()
-    while (await handle.describe()).run_id == handle.result_run_id:
-        await asyncio.sleep(0.05)
+
+    async def continued() -> bool:
+        return (await bench.client.get_workflow_handle(handle.id).describe()).run_id != handle.result_run_id
+
+    await until(continued)
     bench.outbox.rate = None
     await bench.sweep()
     await bench.client.get_workflow_handle(handle.id).result()

@@ -73,11 +73,11 @@ class FakeOutbox:
             raise self.error
         counts: dict[Outcome, int] = {}
         for key in request.item_keys:
-            outcome = self.items[key]
+            outcome = self.items.get(key, Outcome.GONE)
             counts[outcome] = counts.get(outcome, 0) + 1
-            if outcome in (Outcome.EMBEDDED, Outcome.UNCHANGED):
+            if outcome is Outcome.EMBEDDED:
                 del self.items[key]
-        done = counts.get(Outcome.EMBEDDED, 0) + counts.get(Outcome.UNCHANGED, 0)
+        done = counts.get(Outcome.EMBEDDED, 0) + counts.get(Outcome.GONE, 0)
         return BatchEmbeddingResult(total_items=len(request.item_keys), successful=done, counts=counts, seconds=0.1)
 
     @activity.defn(name=FIND_WAITING_SOURCES)
