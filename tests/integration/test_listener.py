@@ -27,6 +27,7 @@ async def lab(database: str, temporal_address: str) -> AsyncIterator[Lab]:
 
 async def test_a_changed_row_is_signalled(lab: Lab) -> None:
     await lab.do(WATCH)
+    await lab.do("UPDATE evervec.source SET filling = false")  # a first fill would enqueue the row again
     async with lab.listener() as listener:
         await lab.do("INSERT INTO items VALUES (1, 'drill')")
         await lab.signalled(1)
@@ -61,7 +62,7 @@ async def test_many_rows_are_swept_and_an_edit_meanwhile_goes_live(lab: Lab) -> 
 
 async def test_a_thousand_edits_that_are_reverted_within_the_window_embed_nothing(lab: Lab) -> None:
     await lab.do(WATCH)
-    times: dict[str, Any] = {"debounce_ms": 500, "debounce_max_ms": 10_000}
+    times: dict[str, Any] = {"debounce_ms": 500, "debounce_max_ms": 10_000, "sweep_threshold": 4}
     async with lab.listener(**times) as listener, lab.worker(**times):
         await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 1000) AS n")
         await eventually(lab.all_fresh, seconds=60)
