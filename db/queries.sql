@@ -19,6 +19,9 @@ FROM evervec.pending_among(%(sources)s::text[], %(item_keys)s::text[]);
 -- name: fill_page
 SELECT source, scanned, enqueued, done FROM evervec.fill_page(%(limit)s);
 
+-- name: census_page
+SELECT source, scanned, done FROM evervec.census_page(%(limit)s);
+
 -- name: models
 SELECT name, revision, dimension, prompt FROM evervec.models();
 

@@ -18,6 +18,7 @@ from evervec.settings import Settings
 from evervec.temporal import connect as connect_temporal
 from evervec.temporal import ensure_search_attributes, fits_workflow_id, start_item_workflow
 from listener.backoff import Backoff
+from listener.census import Census
 from listener.lookout import Filler, Lookout
 from listener.notify import Ear
 from listener.route import Router
@@ -75,6 +76,7 @@ class Listener:
         self._ear = Ear(self._router, self._bell)
         self._lookout = Lookout(self._router, self._bell)
         self._filler = Filler(self._bell)
+        self._census = Census()
         self._standby = Standby()
 
     async def start(self) -> None:
@@ -156,7 +158,12 @@ class Listener:
     async def _work(self, stream: NotificationStream, role: Role) -> None:
         # Who listens before the first look misses nothing: what commits before the look is seen, later it is heard.
         await stream.listen()
-        async with self._outbox() as outbox, self._outbox() as filling, asyncio.TaskGroup() as parts:
+        async with (
+            self._outbox() as outbox,
+            self._outbox() as filling,
+            self._outbox() as counting,
+            asyncio.TaskGroup() as parts,
+        ):
             self._instance = await outbox.instance()
             self._role = role
             _log.info("listener leads" if role is Role.LEADING else "listener helps", instance=self._instance)
@@ -164,6 +171,7 @@ class Listener:
             parts.create_task(self._lookout.run(outbox))
             parts.create_task(self._router.run(outbox))
             parts.create_task(self._filler.run(filling))
+            parts.create_task(self._census.run(counting))
 
     @asynccontextmanager
     async def _outbox(self) -> AsyncIterator[Outbox]:
