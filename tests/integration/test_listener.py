@@ -49,6 +49,19 @@ async def test_rows_that_were_there_before_are_filled_in(lab: Lab) -> None:
         await eventually(lambda: listener.status().filling is None)
 
 
+async def test_a_large_source_is_counted_and_again_when_it_has_changed(lab: Lab) -> None:
+    await lab.do(
+        "CREATE OR REPLACE FUNCTION evervec.count_limit() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 10::bigint'"
+    )
+    await lab.do(WATCH)
+    async with lab.listener():
+        for rows in (40, 80):
+            await lab.do(
+                "INSERT INTO items SELECT n, 'item ' || n FROM generate_series(%s::int - 39, %s) AS n", rows, rows
+            )
+            await eventually(lambda rows=rows: lab.counted("items", rows))
+
+
 async def test_what_changed_before_the_start_is_found_in_the_outbox(lab: Lab) -> None:
     await lab.do(WATCH)
     await lab.do("INSERT INTO items VALUES (1, 'drill')")

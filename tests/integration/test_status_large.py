@@ -62,7 +62,9 @@ def census(lab: Lab, source: Source) -> int:
 def large(lab: Lab) -> Source:
     """A source of many fresh items, and three that are not eligible."""
     lab.run(ITEMS)
-    lab.run("INSERT INTO items SELECT n, 'name ' || n, 'text', 'tools', n, n > 3 FROM generate_series(1, %s) AS n", [ROWS])
+    lab.run(
+        "INSERT INTO items SELECT n, 'name ' || n, 'text', 'tools', n, n > 3 FROM generate_series(1, %s) AS n", [ROWS]
+    )
     flush(lab)
     source = lab.watch()
     source.assert_settled()
@@ -143,7 +145,7 @@ def test_rows_that_come_and_go_are_counted_within_seconds(lab: Lab) -> None:
     source = large(lab)
     lab.run("INSERT INTO items SELECT n, 'new', 'text', 'tools', n FROM generate_series(101, 150) AS n")
     flush(lab)
-    total, eligible, fresh, stale = counts(source)
+    total, eligible, _, stale = counts(source)
     assert (total, stale) == (80, 50)
     # New rows are taken to be eligible as often as the others.
     assert eligible == 27 + 45
@@ -216,8 +218,8 @@ def test_whatever_happens_the_counts_fit_together_and_are_exact_in_the_end(lab: 
         key = dice.randint(1, 40)
         lab.run(dice.choice((
             f"INSERT INTO items VALUES ({key}, 'new {n}', 'text', 'x', 1, {n % 3 > 0}) ON CONFLICT DO NOTHING",
-            f"UPDATE items SET name = 'edit {n}' WHERE id > {key}", f"UPDATE items SET active = NOT active WHERE id = {key}",
-            f"UPDATE items SET name = '' WHERE id = {key}", f"DELETE FROM items WHERE id = {key}",
+            f"UPDATE items SET name = 'edit {n}' WHERE id > {key}", f"UPDATE items SET name = '' WHERE id = {key}",
+            f"UPDATE items SET active = NOT active WHERE id = {key}", f"DELETE FROM items WHERE id = {key}",
             f"SELECT evervec.refire('{source.name}', 'id > {key}', {n % 2 > 0})", "SELECT pg_stat_force_next_flush()",
             f"SELECT evervec.census_page({key})",
         )))  # fmt: skip
