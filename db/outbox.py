@@ -70,6 +70,11 @@ class Outbox:
         rows = await self._rows("census_page", {"limit": limit})
         return CensusPage(**rows[0]) if rows else None
 
+    async def count(self) -> bool:
+        """Count what waits, for `evervec.status`, if that is much; returns whether it is."""
+        [row] = await self._rows("count_outbox", {})
+        return bool(row["long"])
+
     async def _rows(self, name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
         with translated():
             return await (await self._connection.execute(query(name), parameters)).fetchall()

@@ -136,6 +136,18 @@ COMMENT ON COLUMN evervec.total.inserted IS 'PostgreSQL''s counter of rows inser
 COMMENT ON COLUMN evervec.total.changes IS 'All changes that PostgreSQL had counted when the walk began.';
 COMMENT ON COLUMN evervec.total.files IS 'The table''s files: others after a TRUNCATE, or when a partition comes or goes.';
 
+-- What waits in an outbox that is too long to be counted at each look.
+CREATE TABLE IF NOT EXISTS evervec.backlog (
+  source     text PRIMARY KEY REFERENCES evervec.source (name) ON DELETE CASCADE,
+  waiting    bigint NOT NULL,
+  forced     bigint NOT NULL DEFAULT 0,
+  failed     bigint NOT NULL DEFAULT 0,
+  oldest     timestamptz,
+  counted_at timestamptz NOT NULL DEFAULT '-infinity',
+  took       interval NOT NULL DEFAULT '0'
+);
+COMMENT ON TABLE evervec.backlog IS 'The counts of an outbox of many rows, some seconds old. Empty while there are few.';
+
 ---------------------------------------------------------------------------------------------------------------------
 -- Expressions: what a source means, as SQL text
 ---------------------------------------------------------------------------------------------------------------------
@@ -1131,6 +1143,9 @@ BEGIN
     UPDATE evervec.total AS t SET missing = 0 WHERE t.source = s.name AND NOT t.done; -- all in the outbox now
     PERFORM evervec.end_count(s);
   END IF;
+  -- Or they would pass for fresh until the outbox is counted.
+  INSERT INTO evervec.backlog AS b (source, waiting) VALUES (s.name, page.enqueued)
+  ON CONFLICT ON CONSTRAINT backlog_pkey DO UPDATE SET waiting = b.waiting + excluded.waiting;
   RETURN QUERY SELECT s.name, page.scanned, page.enqueued, page.scanned < p_limit;
 END $$;
 
@@ -1174,6 +1189,44 @@ BEGIN
     RETURN;
   END LOOP;
 END $$;
+
+-- Count what waits, source by source, if that is much; returns whether it is. One pass over the outbox, before anything is
+-- locked. Pages of a first fill add to the counts meanwhile: what is found is added too, as the difference to what was there.
+CREATE OR REPLACE FUNCTION evervec.count_outbox() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+  began timestamptz := clock_timestamp();
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(731031243, 0) THEN
+    RETURN true; -- another counts
+  END IF;
+  IF NOT evervec.outbox_is_long() THEN
+    DELETE FROM evervec.backlog;
+    RETURN false;
+  END IF;
+  INSERT INTO evervec.backlog AS b (source, waiting, forced, failed, oldest, counted_at, took)
+  SELECT s.name, coalesce(w.waiting, 0) - coalesce(former.waiting, 0), coalesce(w.forced, 0), coalesce(w.failed, 0), w.oldest,
+         began, clock_timestamp() - began
+  FROM evervec.source s
+  LEFT JOIN evervec.backlog former ON former.source = s.name
+  LEFT JOIN (
+    SELECT o.source, count(*) AS waiting, count(*) FILTER (WHERE o.forced) AS forced,
+           count(*) FILTER (WHERE o.state = 'failed') AS failed,
+           min(o.queued_at) FILTER (WHERE o.state = 'pending') AS oldest
+    FROM evervec.outbox o GROUP BY o.source) AS w ON w.source = s.name
+  ON CONFLICT (source) DO UPDATE SET waiting = b.waiting + excluded.waiting, forced = excluded.forced,
+    failed = excluded.failed, oldest = excluded.oldest, counted_at = excluded.counted_at, took = excluded.took;
+  RETURN true;
+END $$;
+
+-- More than this is not counted anew by each look at evervec.status.
+CREATE OR REPLACE FUNCTION evervec.outbox_limit() RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT 50000::bigint $$;
+
+CREATE OR REPLACE FUNCTION evervec.outbox_is_long() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM evervec.outbox OFFSET evervec.outbox_limit())
+$$;
 
 -- What PostgreSQL's counters say of a source's table: rows inserted and deleted, all changes (of the side table too), rows
 -- that are there (an estimate), and which files hold them. A session reports what it did within seconds.
@@ -1523,7 +1576,15 @@ BEGIN
   USING p_source, p_item_key, s.paused, s.model_label, evervec.valid_keys(s, ARRAY[p_item_key]);
 END $$;
 
--- One pass over the outbox, whatever it holds, and by several processes when that is long.
+-- Whether evervec.backlog says what waits: there is much, and a listener has counted it not long ago. By the time of the
+-- statement, so that all processes of a parallel query agree.
+CREATE OR REPLACE FUNCTION evervec.backlog_is_known() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM evervec.backlog b WHERE b.counted_at > statement_timestamp() - interval '15 s' - 25 * b.took)
+         AND evervec.outbox_is_long()
+$$;
+
+-- What waits is counted in one pass over the outbox, by several processes when that is long; or it has been.
 CREATE OR REPLACE VIEW evervec.status AS
 SELECT s.name AS source, c.total, c.eligible, c.fresh, c.eligible - c.fresh AS stale,
        coalesce(w.waiting - w.failed, 0) AS pending, coalesce(w.failed, 0) AS failed,
@@ -1535,7 +1596,9 @@ LEFT JOIN (
   SELECT o.source, count(*) AS waiting, count(*) FILTER (WHERE o.forced) AS forced,
          count(*) FILTER (WHERE o.state = 'failed') AS failed,
          min(o.queued_at) FILTER (WHERE o.state = 'pending') AS oldest
-  FROM evervec.outbox o GROUP BY o.source
+  FROM evervec.outbox o WHERE NOT evervec.backlog_is_known() GROUP BY o.source
+  UNION ALL
+  SELECT b.source, b.waiting, b.forced, b.failed, b.oldest FROM evervec.backlog b WHERE evervec.backlog_is_known()
 ) AS w ON w.source = s.name
 CROSS JOIN LATERAL evervec.count_now(s.name, coalesce(w.waiting - w.forced, 0), coalesce(w.forced, 0)) AS c;
 COMMENT ON VIEW evervec.status IS 'One row a source: eligible = fresh + stale; failed items are stale; coverage = fresh / eligible.';
@@ -1560,6 +1623,7 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.read_items(text, text[])'],
@@ -1567,6 +1631,7 @@ DECLARE
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.record_failure(text, text, bigint, text, int)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.note_error(text, text, bigint, text)'],
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.backlog_is_known()'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_now(text, bigint, bigint)']];
 BEGIN
   PERFORM evervec.instance_id();

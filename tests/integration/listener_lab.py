@@ -141,6 +141,11 @@ class Lab:
         query = "SELECT FROM evervec.total WHERE source = %s AND done AND total = %s"
         return bool(await (await self.owner.execute(query, (source, rows))).fetchall())
 
+    async def waiting(self, source: str, rows: int) -> bool:
+        """Whether so many rows were counted in the outbox."""
+        query = "SELECT FROM evervec.backlog WHERE source = %s AND waiting = %s"
+        return bool(await (await self.owner.execute(query, (source, rows))).fetchall())
+
     async def connections(self) -> int:
         """How many connections listeners have to the database."""
         [(count,)] = await (await self.owner.execute(f"SELECT count(*) {CONNECTIONS}")).fetchall()

@@ -62,6 +62,16 @@ async def test_a_large_source_is_counted_and_again_when_it_has_changed(lab: Lab)
             await eventually(lambda rows=rows: lab.counted("items", rows))
 
 
+async def test_a_long_outbox_is_counted(lab: Lab) -> None:
+    await lab.do(
+        "CREATE OR REPLACE FUNCTION evervec.outbox_limit() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 10::bigint'"
+    )
+    await lab.do(WATCH)
+    async with lab.listener():
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 40) AS n")
+        await eventually(lambda: lab.waiting("items", 40))
+
+
 async def test_what_changed_before_the_start_is_found_in_the_outbox(lab: Lab) -> None:
     await lab.do(WATCH)
     await lab.do("INSERT INTO items VALUES (1, 'drill')")

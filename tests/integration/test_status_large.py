@@ -12,6 +12,11 @@ from tests.integration.contract import ITEMS, Lab, Source, connect, lab_in, run,
 LIMIT = 10
 ROWS = 30
 PAGE = 7
+SHORT_OUTBOX = (
+    "CREATE OR REPLACE FUNCTION evervec.outbox_limit() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE "
+    "AS 'SELECT 5::bigint'"
+)
+"""An outbox of more than five rows is a long one."""
 COUNTS = ("total", "eligible", "fresh", "stale")
 
 
@@ -19,6 +24,7 @@ COUNTS = ("total", "eligible", "fresh", "stale")
 def lab(request: pytest.FixtureRequest, contract_database: str) -> Iterator[Lab]:
     """A database where eleven rows are many."""
     with connect(contract_database) as connection:
+        run(connection, "DELETE FROM evervec.backlog")
         run(connection, f"CREATE OR REPLACE FUNCTION evervec.count_limit() RETURNS bigint LANGUAGE sql STABLE AS "
                         f"'SELECT {LIMIT}::bigint'")  # fmt: skip
     with lab_in(contract_database, request.param) as lab:
@@ -251,3 +257,38 @@ def test_a_walk_waits_for_nobody_and_nobody_for_it(lab: Lab) -> None:
         run(other, "ROLLBACK")
     assert census(lab, source) == ROWS
     assert counts(source) == exact(source)
+
+
+def test_a_long_outbox_is_counted_by_the_listener_and_shown_from_there(lab: Lab) -> None:
+    source = large(lab)
+    lab.run(SHORT_OUTBOX)
+    lab.run("UPDATE items SET name = 'edited' WHERE id > 20")
+    source.fail("21")
+    before = source.status()
+    assert value(lab.connection, "SELECT evervec.count_outbox()") is True
+    after = source.status()
+    assert after["oldest_pending_seconds"] >= before.pop("oldest_pending_seconds") > 0
+    assert after == before | {"oldest_pending_seconds": after["oldest_pending_seconds"]}
+    assert (after["stale"], after["pending"], after["failed"]) == (10, 9, 1)
+    lab.run("UPDATE items SET name = 'edited' WHERE id = 20")
+    assert source.status()["pending"] == 9, "some seconds old"
+    # Nobody has counted for long: a look counts.
+    lab.run("UPDATE evervec.backlog SET counted_at = counted_at - interval '1 minute'")
+    assert source.status()["pending"] == 10
+    # A short outbox is counted by each look, whatever was counted before.
+    assert value(lab.connection, "SELECT evervec.count_outbox()") is True
+    source.work([str(n) for n in range(20, 29)])
+    assert counts(source) == exact(source) == (30, 27, 25, 2)
+    assert value(lab.connection, "SELECT evervec.count_outbox()") is False
+    assert lab.run("SELECT FROM evervec.backlog") == []
+
+
+def test_a_first_fill_into_a_long_outbox_makes_nothing_fresh(lab: Lab) -> None:
+    source = large(lab)
+    lab.run(SHORT_OUTBOX)
+    source = lab.watch(model="stub:9")
+    lab.run("SELECT evervec.fill_page(15)")
+    assert value(lab.connection, "SELECT evervec.count_outbox()") is True
+    source.fill(page=10)
+    assert source.status()["pending"] == 27
+    assert counts(source) == exact(source) == (30, 27, 0, 27)

@@ -93,6 +93,8 @@ def test_status_answers_at_once(million: str, capsys: pytest.CaptureFixture[str]
         half = items // 2
         for name, done in (("full", 0), ("half-empty", half), ("empty", items)):
             embed(connection, f"ORDER BY id LIMIT {done}")
+            report(capsys, f"without a listener, with the outbox {name}: {look(connection)[0]:.0f} ms")
+            connection.execute("SELECT evervec.count_outbox()")
             quickest, status = look(connection)
             report(capsys, f"status with the outbox {name}: {quickest:.0f} ms")
             assert status == (items, items, done, items - done, items - done)
@@ -106,7 +108,8 @@ def embed(connection: psycopg.Connection[tuple[object, ...]], which: str) -> Non
     [(rows,)] = connection.execute("SELECT evervec.items_sql(s) FROM evervec.source s WHERE name = 'table'").fetchall()
     connection.execute(
         "WITH done AS (INSERT INTO items_embedding "
-        f"SELECT id, '[1,0,0,0]', content_hash, 'stub:4', now() FROM ({rows}) AS i {which} ON CONFLICT DO NOTHING RETURNING id) "
+        f"SELECT id, '[1,0,0,0]', content_hash, 'stub:4', now() FROM ({rows}) AS i {which} "
+        "ON CONFLICT DO NOTHING RETURNING id) "
         "DELETE FROM evervec.outbox o USING done WHERE o.source = 'table' AND o.item_key = done.id::text"
     )
 
