@@ -1257,8 +1257,8 @@ BEGIN
 END $$;
 
 -- Whether the next page of a source is to be counted: its walk is under way; or it has not been counted, or was changed
--- since, and has been left alone four times as long as its walk took. Where the last walk missed something in the outbox a
--- repair is to be expected: it is counted again sooner.
+-- since, and has been left alone four times as long as its walk took. While much waits every write-back is such a change,
+-- which the outbox tells by itself: longer. Where the last walk missed something in the outbox a repair is to be expected: sooner.
 CREATE OR REPLACE FUNCTION evervec.wants_count(s evervec.source) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT evervec.is_large(s) AND (
@@ -1266,7 +1266,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     OR NOT EXISTS (
       SELECT FROM evervec.total t, evervec.changes(s) AS c
       WHERE t.source = s.name AND t.files = c.files AND (t.changes = c.changes
-        OR t.counted_at + CASE t.missing WHEN 0 THEN 4 ELSE 1 END * (t.counted_at - t.started_at) > clock_timestamp())))
+        OR t.counted_at + (t.counted_at - t.started_at) * CASE
+          WHEN EXISTS (SELECT FROM evervec.backlog b WHERE b.source = s.name AND b.waiting > evervec.outbox_limit()) THEN 20
+          WHEN t.missing = 0 THEN 4 ELSE 1 END > clock_timestamp())))
 $$;
 
 -- Add a page to the walk over a source's rows; its first page begins one.

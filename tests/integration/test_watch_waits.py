@@ -93,6 +93,7 @@ def test_status_answers_at_once(million: str, capsys: pytest.CaptureFixture[str]
         half = items // 2
         for name, done in (("full", 0), ("half-empty", half), ("empty", items)):
             embed(connection, f"ORDER BY id LIMIT {done}")
+            connection.execute("DELETE FROM evervec.backlog")
             report(capsys, f"without a listener, with the outbox {name}: {look(connection)[0]:.0f} ms")
             connection.execute("SELECT evervec.count_outbox()")
             quickest, status = look(connection)
