@@ -27,6 +27,14 @@ class FillPage(NamedTuple):
     done: bool
 
 
+class CensusPage(NamedTuple):
+    """What one page of the count of a large source did."""
+
+    source: str
+    scanned: int
+    done: bool
+
+
 class Outbox:
     """Reads of the outbox on one connection. Errors: DatabaseError, ServiceUnreachableError."""
 
@@ -61,6 +69,16 @@ class Outbox:
         """Enqueue the next page of a first fill, a transaction of its own; None when no fill is waiting."""
         rows = await self._rows("fill_page", {"limit": limit})
         return FillPage(**rows[0]) if rows else None
+
+    async def census_page(self, limit: int) -> CensusPage | None:
+        """Count the next page of a large source, a transaction of its own; None when there is nothing to count."""
+        rows = await self._rows("census_page", {"limit": limit})
+        return CensusPage(**rows[0]) if rows else None
+
+    async def count(self) -> bool:
+        """Count what waits, for `evervec.status`, if that is much; returns whether it is."""
+        [row] = await self._rows("count_outbox", {})
+        return bool(row["long"])
 
     async def _rows(self, name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
         with translated():

@@ -22,6 +22,12 @@ FROM evervec.pending_among(%(sources)s::text[], %(item_keys)s::text[]);
 -- name: fill_page
 SELECT source, scanned, enqueued, done FROM evervec.fill_page(%(limit)s);
 
+-- name: census_page
+SELECT source, scanned, done FROM evervec.census_page(%(limit)s);
+
+-- name: count_outbox
+SELECT evervec.count_outbox() AS long;
+
 -- name: models
 SELECT name, revision, dimension, prompt FROM evervec.models();
 

@@ -111,6 +111,43 @@ COMMENT ON COLUMN evervec.outbox.forced IS 'Embed even if the hash is unchanged.
 COMMENT ON COLUMN evervec.outbox.due_at IS 'The last enqueue; after a failed attempt, when the next one is due.';
 COMMENT ON COLUMN evervec.source.rate IS 'Items a second that bulk work may embed, until nothing waits; null: no limit.';
 
+-- What a walk over a source's rows has counted: the last whole one (done), and the one that is under way. It goes with the
+-- row of evervec.source that it was made for, which watch() replaces.
+CREATE TABLE IF NOT EXISTS evervec.total (
+  source       text NOT NULL REFERENCES evervec.source (name) ON DELETE CASCADE,
+  done         boolean NOT NULL DEFAULT false,
+  last_key     text,
+  total        bigint NOT NULL,
+  eligible     bigint NOT NULL,
+  missing      bigint NOT NULL,
+  forced_stale bigint NOT NULL,
+  inserted     bigint NOT NULL DEFAULT 0,
+  deleted      bigint NOT NULL DEFAULT 0,
+  changes      bigint NOT NULL,
+  files        bigint NOT NULL,
+  started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  counted_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (source, done)
+);
+COMMENT ON TABLE evervec.total IS 'The counts of large sources, as old as counted_at. evervec.status brings them up to date.';
+COMMENT ON COLUMN evervec.total.missing IS 'Stale items that were not in the outbox.';
+COMMENT ON COLUMN evervec.total.forced_stale IS 'Stale items among the forced ones in the outbox.';
+COMMENT ON COLUMN evervec.total.inserted IS 'PostgreSQL''s counter of rows inserted into the table when the walk ended; deleted: the same.';
+COMMENT ON COLUMN evervec.total.changes IS 'All changes that PostgreSQL had counted when the walk began.';
+COMMENT ON COLUMN evervec.total.files IS 'The table''s files: others after a TRUNCATE, or when a partition comes or goes.';
+
+-- What waits in an outbox that is too long to be counted at each look.
+CREATE TABLE IF NOT EXISTS evervec.backlog (
+  source     text PRIMARY KEY REFERENCES evervec.source (name) ON DELETE CASCADE,
+  waiting    bigint NOT NULL,
+  forced     bigint NOT NULL DEFAULT 0,
+  failed     bigint NOT NULL DEFAULT 0,
+  oldest     timestamptz,
+  counted_at timestamptz NOT NULL DEFAULT '-infinity',
+  took       interval NOT NULL DEFAULT '0'
+);
+COMMENT ON TABLE evervec.backlog IS 'The counts of an outbox of many rows, some seconds old. Empty while there are few.';
+
 ---------------------------------------------------------------------------------------------------------------------
 -- Expressions: what a source means, as SQL text
 ---------------------------------------------------------------------------------------------------------------------
@@ -255,19 +292,28 @@ BEGIN
   PERFORM pg_notify('evervec', payload), set_config('evervec.rung', (rung + octet_length(payload) + 28)::text, true);
 END $$;
 
+-- Earlier versions of this file returned less.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND proname = 'enqueue_page'
+             AND NOT 'eligible' = ANY (proargnames)) THEN
+    DROP FUNCTION evervec.enqueue_page(text, text, boolean, text, bigint);
+  END IF;
+END $$;
+
 -- Enqueue the eligible items of one page that are stale (or all of them when forced), in the order of their keys.
 -- A merge with the side table would begin at its first row, for each page again.
 CREATE OR REPLACE FUNCTION evervec.enqueue_page(
   p_source text, p_predicate text, p_forced boolean, p_after text, p_limit bigint,
-  OUT last_key text, OUT scanned bigint, OUT enqueued bigint
+  OUT last_key text, OUT scanned bigint, OUT enqueued bigint, OUT eligible bigint
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
 DECLARE
   s evervec.source := evervec.get_source(p_source);
 BEGIN
   EXECUTE format($sql$
     WITH page AS MATERIALIZED (
-      SELECT i.id, i.item_key, i.content_hash, i.eligible AND ($2 OR i.embedding_hash IS DISTINCT FROM i.content_hash)
-             AS wanted
+      SELECT i.id, i.item_key, i.content_hash, i.eligible,
+             i.eligible AND ($2 OR i.embedding_hash IS DISTINCT FROM i.content_hash) AS wanted
       FROM (%1$s) AS i WHERE $3 IS NULL OR i.id > $3::%2$s ORDER BY i.id LIMIT $4
     ), enqueued AS (
       INSERT INTO evervec.outbox AS o (source, item_key, content_hash, version, forced)
@@ -278,9 +324,9 @@ BEGIN
       RETURNING 1
     )
     SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1), (SELECT count(*) FROM page),
-           (SELECT count(*) FROM enqueued)
+           (SELECT count(*) FROM enqueued), (SELECT count(*) FROM page p WHERE p.eligible)
     $sql$, evervec.items_sql(s, p_predicate), s.key_type)
-  INTO last_key, scanned, enqueued
+  INTO last_key, scanned, enqueued, eligible
   USING p_source, p_forced, p_after, p_limit;
 END $$;
 
@@ -1117,7 +1163,165 @@ BEGIN
   SELECT * INTO page FROM evervec.enqueue_page(s.name, 'true', false, s.filled_to, p_limit);
   UPDATE evervec.source AS f SET filling = page.scanned = p_limit, filled_to = coalesce(page.last_key, f.filled_to)
   WHERE f.name = s.name;
+  -- A fill sees every row: it counts them by the way.
+  PERFORM evervec.add_count(s, s.filled_to, page.last_key, page.scanned, page.eligible, page.enqueued, 0);
+  IF page.scanned < p_limit THEN
+    UPDATE evervec.total AS t SET missing = 0 WHERE t.source = s.name AND NOT t.done; -- all in the outbox now
+    PERFORM evervec.end_count(s);
+  END IF;
+  -- Or they would pass for fresh until the outbox is counted.
+  INSERT INTO evervec.backlog AS b (source, waiting) VALUES (s.name, page.enqueued)
+  ON CONFLICT ON CONSTRAINT backlog_pkey DO UPDATE SET waiting = b.waiting + excluded.waiting;
   RETURN QUERY SELECT s.name, page.scanned, page.enqueued, page.scanned < p_limit;
+END $$;
+
+-- One page of the count of a large source that has none yet, or has changed since, in its own short transaction; no row
+-- when there is nothing to count. Whoever alters a source waits for the page, the page for nobody.
+CREATE OR REPLACE FUNCTION evervec.census_page(p_limit bigint)
+RETURNS TABLE (source text, scanned bigint, done boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  s       evervec.source;
+  watched text;
+  after   text;
+  page    record;
+BEGIN
+  FOR watched IN SELECT f.name FROM evervec.source f ORDER BY f.id LOOP
+    SELECT f.* INTO s FROM evervec.source f
+    WHERE f.name = watched AND NOT f.filling AND EXISTS (SELECT FROM pg_class WHERE oid = f.relation)
+    FOR KEY SHARE SKIP LOCKED;
+    CONTINUE WHEN NOT FOUND OR NOT evervec.wants_count(s) OR NOT pg_try_advisory_xact_lock(731031242, s.id);
+    SELECT t.last_key INTO after FROM evervec.total t WHERE t.source = s.name AND NOT t.done;
+    EXECUTE format($sql$
+      WITH page AS MATERIALIZED (
+        SELECT i.id, i.item_key, i.eligible, i.embedding_hash = i.content_hash AS fresh
+        FROM (%s) AS i WHERE $1 IS NULL OR i.id > $1::%s ORDER BY i.id LIMIT $2
+      ), stale AS MATERIALIZED (
+        SELECT (SELECT o.forced FROM evervec.outbox o WHERE o.source = $3 AND o.item_key = p.item_key) AS forced
+        FROM page p WHERE p.eligible AND p.fresh IS NOT TRUE
+      )
+      SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1) AS last_key, (SELECT count(*) FROM page) AS total,
+             (SELECT count(*) FROM page p WHERE p.eligible) AS eligible, count(*) FILTER (WHERE forced IS NULL) AS missing,
+             count(*) FILTER (WHERE forced) AS forced_stale
+      FROM stale
+      $sql$, evervec.items_sql(s), s.key_type)
+    INTO page USING after, p_limit, s.name;
+    PERFORM evervec.add_count(s, after, page.last_key, page.total, page.eligible, page.missing, page.forced_stale);
+    IF page.total < p_limit THEN
+      PERFORM evervec.end_count(s);
+    END IF;
+    RETURN QUERY SELECT s.name, page.total, page.total < p_limit;
+    RETURN;
+  END LOOP;
+END $$;
+
+-- Count what waits, source by source, if that is much; returns whether it is. One pass over the outbox, before anything is
+-- locked. Pages of a first fill add to the counts meanwhile: what is found is added too, as the difference to what was there.
+CREATE OR REPLACE FUNCTION evervec.count_outbox() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+  began timestamptz := clock_timestamp();
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(731031243, 0) THEN
+    RETURN true; -- another counts
+  END IF;
+  IF NOT evervec.outbox_is_long() THEN
+    DELETE FROM evervec.backlog;
+    RETURN false;
+  END IF;
+  INSERT INTO evervec.backlog AS b (source, waiting, forced, failed, oldest, counted_at, took)
+  SELECT s.name, coalesce(w.waiting, 0) - coalesce(former.waiting, 0), coalesce(w.forced, 0), coalesce(w.failed, 0), w.oldest,
+         began, clock_timestamp() - began
+  FROM evervec.source s
+  LEFT JOIN evervec.backlog former ON former.source = s.name
+  LEFT JOIN (
+    SELECT o.source, count(*) AS waiting, count(*) FILTER (WHERE o.forced) AS forced,
+           count(*) FILTER (WHERE o.state = 'failed') AS failed,
+           min(o.queued_at) FILTER (WHERE o.state = 'pending') AS oldest
+    FROM evervec.outbox o GROUP BY o.source) AS w ON w.source = s.name
+  ON CONFLICT (source) DO UPDATE SET waiting = b.waiting + excluded.waiting, forced = excluded.forced,
+    failed = excluded.failed, oldest = excluded.oldest, counted_at = excluded.counted_at, took = excluded.took;
+  RETURN true;
+END $$;
+
+-- More than this is not counted anew by each look at evervec.status.
+CREATE OR REPLACE FUNCTION evervec.outbox_limit() RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT 50000::bigint $$;
+
+CREATE OR REPLACE FUNCTION evervec.outbox_is_long() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM evervec.outbox OFFSET evervec.outbox_limit())
+$$;
+
+-- What PostgreSQL's counters say of a source's table: rows inserted and deleted, all changes (of the side table too), rows
+-- that are there (an estimate), and which files hold them. A session reports what it did within seconds.
+CREATE OR REPLACE FUNCTION evervec.changes(
+  s evervec.source, OUT inserted bigint, OUT deleted bigint, OUT changes bigint, OUT live bigint, OUT files bigint
+) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  WITH parts AS (SELECT s.relation::oid AS oid UNION SELECT relid FROM pg_partition_tree(s.relation)),
+  counted AS (SELECT oid FROM parts UNION ALL SELECT s.side_table WHERE s.side_table IS NOT NULL)
+  SELECT sum(pg_stat_get_tuples_inserted(p.oid)), sum(pg_stat_get_tuples_deleted(p.oid)),
+         (SELECT sum(pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid))
+          FROM counted),
+         sum(greatest(pg_stat_get_live_tuples(p.oid), c.reltuples::bigint)), sum(c.relfilenode::bigint)
+  FROM parts p JOIN pg_class c ON c.oid = p.oid
+$$;
+
+-- A source with more rows than this is not counted anew by each look at evervec.status.
+CREATE OR REPLACE FUNCTION evervec.count_limit() RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT 5000::bigint $$;
+
+CREATE OR REPLACE FUNCTION evervec.is_large(s evervec.source) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  large boolean;
+BEGIN
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s OFFSET $1)', evervec.relation_sql(s.relation))
+  INTO large USING evervec.count_limit();
+  RETURN large;
+END $$;
+
+-- Whether the next page of a source is to be counted: its walk is under way; or it has not been counted, or was changed
+-- since, and has been left alone four times as long as its walk took. While much waits every write-back is such a change,
+-- which the outbox tells by itself: longer. Where the last walk missed something in the outbox a repair is to be expected: sooner.
+CREATE OR REPLACE FUNCTION evervec.wants_count(s evervec.source) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT evervec.is_large(s) AND (
+    EXISTS (SELECT FROM evervec.total t WHERE t.source = s.name AND NOT t.done)
+    OR NOT EXISTS (
+      SELECT FROM evervec.total t, evervec.changes(s) AS c
+      WHERE t.source = s.name AND t.files = c.files AND (t.changes = c.changes
+        OR t.counted_at + (t.counted_at - t.started_at) * CASE
+          WHEN EXISTS (SELECT FROM evervec.backlog b WHERE b.source = s.name AND b.waiting > evervec.outbox_limit()) THEN 20
+          WHEN t.missing = 0 THEN 4 ELSE 1 END > clock_timestamp())))
+$$;
+
+-- Add a page to the walk over a source's rows; its first page begins one.
+CREATE OR REPLACE FUNCTION evervec.add_count(
+  s evervec.source, p_after text, p_last_key text, p_total bigint, p_eligible bigint, p_missing bigint, p_forced_stale bigint
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF p_after IS NULL THEN
+    DELETE FROM evervec.total AS t WHERE t.source = s.name AND NOT t.done;
+    INSERT INTO evervec.total (source, last_key, total, eligible, missing, forced_stale, changes, files)
+    SELECT s.name, p_last_key, p_total, p_eligible, p_missing, p_forced_stale, c.changes, c.files
+    FROM evervec.changes(s) AS c;
+  ELSE
+    UPDATE evervec.total AS t SET last_key = coalesce(p_last_key, t.last_key), total = t.total + p_total,
+      eligible = t.eligible + p_eligible, missing = t.missing + p_missing, forced_stale = t.forced_stale + p_forced_stale
+    WHERE t.source = s.name AND NOT t.done;
+  END IF;
+END $$;
+
+-- The walk has seen all rows: it takes the place of the last one.
+CREATE OR REPLACE FUNCTION evervec.end_count(s evervec.source) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  DELETE FROM evervec.total AS t WHERE t.source = s.name AND t.done;
+  UPDATE evervec.total AS t SET done = true, counted_at = clock_timestamp(), inserted = c.inserted, deleted = c.deleted
+  FROM evervec.changes(s) AS c WHERE t.source = s.name;
 END $$;
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -1359,17 +1563,60 @@ BEGIN
   INTO last_key, total, eligible, fresh USING p_after, p_limit;
 END $$;
 
--- The counts of a source; zeros when its table is gone.
+-- The exact counts of a source.
 CREATE OR REPLACE FUNCTION evervec.count_items(p_source text, OUT total bigint, OUT eligible bigint, OUT fresh bigint)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   EXECUTE format(
     'SELECT count(*), count(*) FILTER (WHERE i.eligible), count(*) FILTER (WHERE i.eligible AND i.embedding_hash = '
     'i.content_hash) FROM (%s) AS i', evervec.items_sql(evervec.get_source(p_source))) INTO total, eligible, fresh;
-EXCEPTION WHEN undefined_table THEN
-  total := 0;
-  eligible := 0;
-  fresh := 0;
+END $$;
+
+-- The present counts of a source; zeros when its table is gone. Those of a large one come from the last walk over its rows
+-- and from what has changed since: stale is what waits in the outbox (p_waiting; p_forced are those to be embedded though
+-- nothing changed), and what the walk found stale beside it. Until the first walk ends, the rows that it has not seen are
+-- taken to be like those that it has. Without any walk: exact.
+CREATE OR REPLACE FUNCTION evervec.count_now(
+  p_source text, p_waiting bigint, p_forced bigint, OUT total bigint, OUT eligible bigint, OUT fresh bigint
+) LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s      evervec.source;
+  walk   evervec.total;
+  c      record;
+  unseen bigint;
+  stale  bigint;
+BEGIN
+  -- No subtransaction may catch the error of a table that is gone: the view's query may be a parallel one.
+  SELECT * INTO s FROM evervec.source f WHERE f.name = p_source AND EXISTS (SELECT FROM pg_class WHERE oid = f.relation)
+    AND (f.side_table IS NULL OR EXISTS (SELECT FROM pg_class WHERE oid = f.side_table));
+  IF NOT FOUND THEN
+    total := 0;
+    eligible := 0;
+    fresh := 0;
+    RETURN;
+  END IF;
+  IF evervec.is_large(s) THEN
+    SELECT * INTO c FROM evervec.changes(s);
+    SELECT * INTO walk FROM evervec.total t WHERE t.source = p_source AND t.files = c.files ORDER BY t.done DESC LIMIT 1;
+  END IF;
+  IF walk.source IS NULL THEN
+    SELECT * INTO total, eligible, fresh FROM evervec.count_items(p_source);
+    RETURN;
+  END IF;
+
+  unseen := CASE WHEN NOT walk.done THEN greatest(c.live - walk.total, 0)
+    -- Counters that ran backwards have been reset.
+    WHEN c.inserted >= walk.inserted AND c.deleted >= walk.deleted THEN
+      greatest(c.inserted - walk.inserted - (c.deleted - walk.deleted), -walk.total)
+    ELSE 0 END;
+  stale := p_waiting + least(p_forced, walk.forced_stale)
+    -- What a first fill has found it has put into the outbox.
+    + CASE WHEN s.filling THEN 0 ELSE walk.missing END
+    + CASE WHEN walk.done THEN 0 ELSE unseen * walk.missing / greatest(walk.total, 1) END;
+  eligible := greatest(p_waiting, walk.eligible + CASE walk.total WHEN 0 THEN unseen
+                                                  ELSE round(unseen * walk.eligible::numeric / walk.total) END);
+  total := greatest(eligible, walk.total + unseen);
+  fresh := greatest(eligible - stale, 0);
 END $$;
 
 -- Outbox rows whose item is not there.
@@ -1420,18 +1667,31 @@ BEGIN
   USING p_source, p_item_key, s.paused, s.model_label, evervec.valid_keys(s, ARRAY[p_item_key]);
 END $$;
 
+-- Whether evervec.backlog says what waits: there is much, and a listener has counted it not long ago. By the time of the
+-- statement, so that all processes of a parallel query agree.
+CREATE OR REPLACE FUNCTION evervec.backlog_is_known() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM evervec.backlog b WHERE b.counted_at > statement_timestamp() - interval '15 s' - 25 * b.took)
+         AND evervec.outbox_is_long()
+$$;
+
+-- What waits is counted in one pass over the outbox, by several processes when that is long; or it has been.
 CREATE OR REPLACE VIEW evervec.status AS
 SELECT s.name AS source, c.total, c.eligible, c.fresh, c.eligible - c.fresh AS stale,
-       w.pending, w.failed, CASE c.eligible WHEN 0 THEN 1 ELSE c.fresh::double precision / c.eligible END AS coverage,
-       w.oldest_pending_seconds, s.model, s.dimension, s.paused
+       coalesce(w.waiting - w.failed, 0) AS pending, coalesce(w.failed, 0) AS failed,
+       CASE c.eligible WHEN 0 THEN 1 ELSE c.fresh::double precision / c.eligible END AS coverage,
+       coalesce(greatest(extract(epoch FROM clock_timestamp() - w.oldest), 0), 0)::double precision AS oldest_pending_seconds,
+       s.model, s.dimension, s.paused
 FROM evervec.source s
-CROSS JOIN LATERAL evervec.count_items(s.name) AS c
-CROSS JOIN LATERAL (
-  SELECT count(*) FILTER (WHERE o.state = 'pending') AS pending, count(*) FILTER (WHERE o.state = 'failed') AS failed,
-         coalesce(greatest(extract(epoch FROM clock_timestamp() - min(o.queued_at) FILTER (WHERE o.state = 'pending')), 0),
-                  0)::double precision AS oldest_pending_seconds
-  FROM evervec.outbox o WHERE o.source = s.name
-) AS w;
+LEFT JOIN (
+  SELECT o.source, count(*) AS waiting, count(*) FILTER (WHERE o.forced) AS forced,
+         count(*) FILTER (WHERE o.state = 'failed') AS failed,
+         min(o.queued_at) FILTER (WHERE o.state = 'pending') AS oldest
+  FROM evervec.outbox o WHERE NOT evervec.backlog_is_known() GROUP BY o.source
+  UNION ALL
+  SELECT b.source, b.waiting, b.forced, b.failed, b.oldest FROM evervec.backlog b WHERE evervec.backlog_is_known()
+) AS w ON w.source = s.name
+CROSS JOIN LATERAL evervec.count_now(s.name, coalesce(w.waiting - w.forced, 0), coalesce(w.forced, 0)) AS c;
 COMMENT ON VIEW evervec.status IS 'One row a source: eligible = fresh + stale; failed items are stale; coverage = fresh / eligible.';
 
 CREATE OR REPLACE VIEW evervec.failures AS
@@ -1454,6 +1714,8 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.waiting_items(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.read_items(text, text[])'],
@@ -1463,7 +1725,8 @@ DECLARE
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sweep_page(text, text, int, interval, interval)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sources_waiting(interval)'],
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
-    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_items(text)']];
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.backlog_is_known()'],
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_now(text, bigint, bigint)']];
 BEGIN
   PERFORM evervec.instance_id();
   -- Sources that an earlier version of this file watches get this version's trigger functions.

@@ -16,6 +16,7 @@ from evervec.errors import DatabaseError, EvervecError
 from evervec.log import describe_error, get_logger
 from evervec.settings import Settings
 from listener.backoff import Backoff
+from listener.census import Census
 from listener.lanes import Lanes
 from listener.lookout import Filler, Lookout
 from listener.notify import Ear
@@ -79,6 +80,7 @@ class Listener:
         self._ear = Ear(self._router, self._bell)
         self._lookout = Lookout(self._router, self._bell)
         self._filler = Filler(self._bell)
+        self._census = Census()
         self._standby = Standby()
 
     async def start(self) -> None:
@@ -160,7 +162,12 @@ class Listener:
     async def _work(self, stream: NotificationStream, role: Role) -> None:
         # Who listens before the first look misses nothing: what commits before the look is seen, later it is heard.
         await stream.listen()
-        async with self._outbox() as outbox, self._outbox() as filling, asyncio.TaskGroup() as parts:
+        async with (
+            self._outbox() as outbox,
+            self._outbox() as filling,
+            self._outbox() as counting,
+            asyncio.TaskGroup() as parts,
+        ):
             self._lanes.instance = await outbox.instance()
             self._role = role
             _log.info("listener leads" if role is Role.LEADING else "listener helps", instance=self._lanes.instance)
@@ -168,6 +175,7 @@ class Listener:
             parts.create_task(self._lookout.run(outbox))
             parts.create_task(self._router.run(outbox))
             parts.create_task(self._filler.run(filling))
+            parts.create_task(self._census.run(counting))
             if role is Role.LEADING:
                 parts.create_task(self._keep_schedule())
 

@@ -153,6 +153,16 @@ class Lab:
         for key in keys:
             await eventually(lambda key=key: self.signals(str(key)))
 
+    async def counted(self, source: str, rows: int) -> bool:
+        """Whether the last whole count of a source found so many rows."""
+        query = "SELECT FROM evervec.total WHERE source = %s AND done AND total = %s"
+        return bool(await (await self.owner.execute(query, (source, rows))).fetchall())
+
+    async def waiting(self, source: str, rows: int) -> bool:
+        """Whether so many rows were counted in the outbox."""
+        query = "SELECT FROM evervec.backlog WHERE source = %s AND waiting = %s"
+        return bool(await (await self.owner.execute(query, (source, rows))).fetchall())
+
     async def connections(self) -> int:
         """How many connections listeners have to the database."""
         [(count,)] = await (await self.owner.execute(f"SELECT count(*) {CONNECTIONS}")).fetchall()

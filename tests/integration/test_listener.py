@@ -125,6 +125,29 @@ async def test_rows_that_were_there_before_are_filled_in(lab: Lab) -> None:
         await eventually(lambda: listener.status().filling is None)
 
 
+async def test_a_large_source_is_counted_and_again_when_it_has_changed(lab: Lab) -> None:
+    await lab.do(
+        "CREATE OR REPLACE FUNCTION evervec.count_limit() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 10::bigint'"
+    )
+    await lab.do(WATCH)
+    async with lab.listener():
+        for rows in (40, 80):
+            await lab.do(
+                "INSERT INTO items SELECT n, 'item ' || n FROM generate_series(%s::int - 39, %s) AS n", rows, rows
+            )
+            await eventually(lambda rows=rows: lab.counted("items", rows))
+
+
+async def test_a_long_outbox_is_counted(lab: Lab) -> None:
+    await lab.do(
+        "CREATE OR REPLACE FUNCTION evervec.outbox_limit() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 10::bigint'"
+    )
+    await lab.do(WATCH)
+    async with lab.listener():
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 40) AS n")
+        await eventually(lambda: lab.waiting("items", 40))
+
+
 async def test_what_changed_before_the_start_is_found_in_the_outbox(lab: Lab) -> None:
     await lab.do(WATCH)
     await lab.do("INSERT INTO items VALUES (1, 'drill')")
@@ -215,7 +238,7 @@ async def test_lost_connections_are_made_again_and_the_outbox_read(lab: Lab) -> 
         with structlog.testing.capture_logs() as logs:
             async with lab.owner.transaction():
                 await lab.do("INSERT INTO items VALUES (1, 'drill')")
-                assert await lab.cut() == 3
+                assert await lab.cut() == 4
                 await eventually(lambda: listener.status().role is not Role.LEADING)
             await lab.signalled(1)
         await eventually(lambda: listener.status().role is Role.LEADING)

@@ -22,8 +22,8 @@ def member_of(conninfo: str, role: str) -> Iterator[psycopg.Connection[tuple[obj
 
 
 ALLOWED = {
-    "evervec_viewer": {"status", "failures", "count_items"},
-    "evervec_listener": {"instance_id", "pending_items", "pending_among", "fill_page"},
+    "evervec_viewer": {"status", "failures", "backlog_is_known", "count_now"},
+    "evervec_listener": {"instance_id", "pending_items", "pending_among", "fill_page", "census_page", "count_outbox"},
     "evervec_worker": {
         "instance_id",
         "models",
