@@ -1496,7 +1496,8 @@ $$;
 CREATE OR REPLACE FUNCTION evervec.record_failures(
   p_source text, p_item_keys text[], p_versions bigint[], p_errors text[], p_max_attempts int
 ) RETURNS SETOF text
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   WITH bad AS MATERIALIZED (
     SELECT o.item_key, k.error FROM unnest(p_item_keys, p_versions, p_errors) AS k (item_key, version, error)
     CROSS JOIN LATERAL (
@@ -1517,7 +1518,8 @@ $$;
 CREATE OR REPLACE FUNCTION evervec.note_errors(
   p_source text, p_item_keys text[], p_versions bigint[], p_error text
 ) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   WITH waiting AS MATERIALIZED (
     SELECT o.item_key FROM unnest(p_item_keys, p_versions) AS k (item_key, version)
     CROSS JOIN LATERAL (

@@ -23,7 +23,15 @@ def member_of(conninfo: str, role: str) -> Iterator[psycopg.Connection[tuple[obj
 
 ALLOWED = {
     "evervec_viewer": {"status", "failures", "backlog_is_known", "count_now"},
-    "evervec_listener": {"instance_id", "pending_items", "pending_among", "fill_page", "census_page", "count_outbox"},
+    "evervec_listener": {
+        "instance_id",
+        "pending_items",
+        "waiting_items",
+        "pending_among",
+        "fill_page",
+        "census_page",
+        "count_outbox",
+    },
     "evervec_worker": {
         "instance_id",
         "models",
