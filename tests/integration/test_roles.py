@@ -23,7 +23,7 @@ def member_of(conninfo: str, role: str) -> Iterator[psycopg.Connection[tuple[obj
 
 ALLOWED = {
     "evervec_viewer": {"status", "failures", "count_items"},
-    "evervec_listener": {"instance_id", "pending_items", "pending_among", "fill_page"},
+    "evervec_listener": {"instance_id", "pending_items", "waiting_items", "pending_among", "fill_page"},
     "evervec_worker": {
         "instance_id",
         "models",

@@ -16,7 +16,7 @@ from tests.integration.sessions import Lab, shared_database
 TRIGGERS = Path(__file__).parents[2] / "db" / "triggers.sql"
 ROLES = ["evervec_listener", "evervec_worker", "evervec_viewer"]
 FUNCTIONS = {
-    "evervec_listener": {"fill_page", "instance_id", "pending_among", "pending_items"},
+    "evervec_listener": {"fill_page", "instance_id", "pending_among", "pending_items", "waiting_items"},
     "evervec_worker": {
         "instance_id",
         "models",
