@@ -72,6 +72,7 @@ class Router:
         self._sent = Sent(CAPACITY, clock)
         self._sweeps = Sweeps(ways.sweep_is_open, clock)
         self._latest: dict[str, int] = {}  # the highest version of each source that a sweep should know of
+        self._in_hand: list[Key] = []  # taken out of those that wait, and not sent yet
         self._ways = ways
         self._filled = asyncio.Event()
         self._calls = asyncio.Semaphore(CALLS)
@@ -106,7 +107,8 @@ class Router:
         self._sent.forget(key)
 
     def _on_their_way(self, source: str) -> int:
-        return self._waiting.count(source) + self._sent.under_way(source)
+        in_hand = sum(key.source == source and key not in self._sent for key in self._in_hand)
+        return self._waiting.count(source) + in_hand + self._sent.under_way(source)
 
     def _put(self, key: Key, content_hash: str | None) -> None:
         self._waiting.put(key, content_hash)
@@ -158,9 +160,11 @@ class Router:
             while True:
                 if self.away:
                     await asyncio.sleep(self._backoff.next())
-                keys = await self._next_due(1 if self.away else BATCH)
-                for key, item in await self._confirm(outbox, keys):
+                self._in_hand = await self._next_due(1 if self.away else BATCH)
+                for key, item in await self._confirm(outbox, self._in_hand):
                     await self._calls.acquire()
+                    if item:
+                        self._sent.add(key, item.version)
                     call = calls.create_task(self._send(key, item))
                     if self.away:
                         await call
@@ -169,6 +173,7 @@ class Router:
         while True:
             if due := self._waiting.pop_due(limit):
                 return [key for key, _hash in due]
+            self._in_hand = []
             self._filled.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._waiting.due_in()):
@@ -192,9 +197,7 @@ class Router:
         return confirmed
 
     async def _send(self, key: Key, item: OutboxItem | None) -> None:
-        version = item.version if item else self._latest[key.source]
-        if item:
-            self._sent.add(key, version)
+        latest = self._latest.get(key.source, 0)
         try:
             await (self._ways.signal_item(item) if item else self._ways.signal_sweep(key.source))
         except (EvervecError, TemporalError) as error:
@@ -203,7 +206,7 @@ class Router:
             if item:
                 self.signalled += 1
             else:
-                self._sweeps.told(key.source, version)
+                self._sweeps.told(key.source, latest)
                 self.swept += 1
             self._here()
         finally:

@@ -163,7 +163,9 @@ def _show_item(report: ItemReport, workflow: "WorkflowStatus | None") -> None:
 
 
 def _document(workflow: "WorkflowStatus") -> dict[str, Any]:
-    return {**workflow._asdict(), "sweep": workflow.sweep and workflow.sweep.model_dump(mode="json")}
+    document = workflow._asdict()
+    sweep = document.pop("sweep")
+    return document | ({"sweep": sweep.model_dump(mode="json")} if sweep else {})
 
 
 def _facts(workflow: "WorkflowStatus") -> list[str]:
