@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from embedding import embedders, known_dimension, load_embedder
-from embedding.base import available_cores
+from embedding.cores import available_cores
 from embedding.stub import StubEmbedder
 from evervec.errors import BadItemError, ModelUnavailableError
 from evervec.model import ModelSpec
