@@ -53,11 +53,12 @@ def open_model(transformer: Any, example: dict[str, Any], folder: Path) -> Any:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed: two workers may do this at once, and one may die at it.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-", ignore_cleanup_errors=True) as aside:
-            whole = Path(aside) / "model"
-            whole.mkdir()
+            whole = Path(aside)
             openvino.save_model(model, whole / "model.xml", compress_to_fp16=False)
-            if not folder.exists():
-                whole.rename(folder)
+            folder.mkdir(exist_ok=True)
+            if not file.exists():
+                for part in ("model.bin", "model.xml"):  # the .xml last: it says that both are there
+                    (whole / part).replace(folder / part)
         _prune(folder.parent)
     except OSError as error:
         logger.warning("converted model not kept", folder=str(folder), reason=str(error))

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from embedding.base import Vectors
+
+Encode: TypeAlias = Callable[[Sequence[str]], Vectors]
 
 MINIMUM_COSINE = 0.999
 """What keeps the order of nearly all search results; a backend below this is not used."""
@@ -28,8 +30,7 @@ PROBE: tuple[tuple[str, ...], ...] = (
     ),
     (
         "أبحث عن دراجة أطفال مستعملة",
-        "Ein Absatz, der etwas länger ist: Er handelt von einer Nachbarschaft, in der man einander Dinge leiht, repariert "
-        "und schenkt, und davon, dass niemand eine Leiter besitzen muss, um eine zu haben.",
+        "Ein längerer Satz von einer Nachbarschaft, in der niemand eine Leiter besitzen muss, um eine zu haben.",
         "SELECT count(*) FROM items WHERE price < 10.50 AND name ILIKE '%lamp%';",
         "😀 🚲 👩‍🔧",
         "",
@@ -62,25 +63,23 @@ PROBE: tuple[tuple[str, ...], ...] = (
 
 
 class Measurement(NamedTuple):
-    """One way's vectors of the probe, and how many texts it did in a second."""
+    """One way's vectors of the probe, how many texts it did in a second, and how many groups in all."""
 
     vectors: Vectors
     texts_per_second: float
+    groups: int
 
 
-def measure(encode: Callable[[Sequence[str]], Vectors], groups: int = len(PROBE)) -> Measurement:
-    """Embed the probe, or its first groups; stop when it takes long."""
-    encode(PROBE[0][:1])  # what is only slow the first time
+def measure(encode: Encode, groups: int = len(PROBE), seconds: float = PROBE_SECONDS) -> Measurement:
+    """Embed the first groups of the probe; none begins after so many seconds."""
+    encode(PROBE[0][:1])  # what is slow only the first time
     found: list[Vectors] = []
-    rates: list[float] = []
-    began = time.perf_counter()
+    started = time.perf_counter()
     for texts in PROBE[:groups]:
-        started = time.perf_counter()
         found.append(encode(texts))
-        rates.append(time.perf_counter() - started)
-        if time.perf_counter() - began > PROBE_SECONDS:
+        if time.perf_counter() - started > seconds:
             break
-    return Measurement(np.concatenate(found), sum(map(len, found)) / sum(rates))
+    return Measurement(np.concatenate(found), sum(map(len, found)) / (time.perf_counter() - started), len(found))
 
 
 def minimum_cosine(left: Vectors, right: Vectors) -> float:
