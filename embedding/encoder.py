@@ -15,6 +15,7 @@ from itertools import islice
 from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedding.base import Embedder, Vectors
 from embedding.cache import Key, Row, VectorCache, keys_of
@@ -237,8 +238,8 @@ async def _step(thread: WorkThread, model: _Model, cache: VectorCache, lane: deq
                 part.request.alone = True
             return
         model.learn(texts, time.monotonic() - started)
-        usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-        for (key, _), row, is_usable in zip(wanted, vectors, usable.tolist(), strict=True):
+        usable: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+        for (key, _), row, is_usable in zip(wanted, vectors, usable, strict=True):
             rows[key] = row if is_usable else None
             if is_usable:
                 cache.put(key, row)
