@@ -162,12 +162,15 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     ELSE '' END
 $$;
 
--- True when the column is neither NULL nor whitespace. The first few characters decide almost always, so that a long
--- text is not taken apart.
+-- True when the column is neither NULL nor whitespace. The first character decides almost always, or the first few, so
+-- that a long text is not taken apart.
 CREATE OR REPLACE FUNCTION evervec.not_blank_sql(p_row text, p_column name) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format('(ltrim(left(%1$s, 32), %2$L) <> '''' OR ltrim(%1$s, %2$L) <> '''')',
-                format('%s.%I::text', p_row, p_column), evervec.whitespace())
+  SELECT format('(%3$sltrim(left(%1$s, 32), %2$L) <> '''' OR ltrim(%1$s, %2$L) <> '''')',
+                format('%s.%I::text', p_row, p_column), evervec.whitespace(),
+                -- Other encodings' ascii() fails for what is not ASCII.
+                CASE getdatabaseencoding() WHEN 'UTF8' THEN
+                  format('ascii(left(%s.%I::text, 1)) BETWEEN 33 AND 126 OR ', p_row, p_column) ELSE '' END)
 $$;
 
 -- The text made of an item's columns: those that are not blank, joined by ' | '.
@@ -289,8 +292,17 @@ BEGIN
   IF octet_length(payload) >= 8000 THEN
     payload := '{"source": ' || to_json(p_source) || ', "items": []}';
   END IF;
-  PERFORM pg_notify('evervec', payload), set_config('evervec.rung', (rung + octet_length(payload) + 28)::text, true);
+  PERFORM pg_notify('evervec', payload);
+  payload := set_config('evervec.rung', (rung + octet_length(payload) + 28)::text, true);
 END $$;
+
+-- The same as a statement of a trigger function, without a query or a call where it is of no use: that counts where a
+-- statement has many rows.
+CREATE OR REPLACE FUNCTION evervec.ring_sql(p_source text, p_arguments text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format(E'  IF coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
+                '    AND evervec.ring(%L, %s) IS NULL THEN\n    RETURN NULL;\n  END IF;\n', p_source, p_arguments)
+$$;
 
 -- Earlier versions of this file returned less.
 DO $$
@@ -426,7 +438,8 @@ BEGIN
     '  VALUES (%1$L, NEW.%2$I::text, h, nextval(''evervec.outbox_version''))\n'
     '  ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,\n'
     '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at;\n'
-    '  PERFORM evervec.ring(%1$L, NEW.%2$I::text, h);\n  RETURN NULL;\nEND ', s.name, s.key_column);
+    '%3$s  RETURN NULL;\nEND ', s.name, s.key_column,
+    evervec.ring_sql(s.name, format('NEW.%I::text, h', s.key_column)));
   bodies := ARRAY[
     header || eligible || stale || enqueue,
     -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
@@ -441,10 +454,9 @@ BEGIN
       '  IF NOT FOUND THEN DELETE FROM %1$s AS e WHERE e.%2$I = OLD.%2$I; END IF;\n', side, s.key_column) ELSE '' END
     || eligible || CASE WHEN has_side THEN '' ELSE stale END || enqueue,
     E'\nBEGIN\n' || format(
-      E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
-      '  PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n', s.name, s.key_column)
+      E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n', s.name, s.key_column)
     || CASE WHEN has_side THEN format(E'  DELETE FROM %s AS e WHERE e.%I = OLD.%I;\n', side, s.key_column, s.key_column)
-       ELSE '' END || E'  RETURN NULL;\nEND ',
+       ELSE '' END || evervec.ring_sql(s.name, format('OLD.%I::text', s.key_column)) || E'  RETURN NULL;\nEND ',
     E'\nBEGIN\n' || format(E'  DELETE FROM evervec.outbox WHERE source = %L;\n', s.name)
     || CASE WHEN has_side THEN format(E'  TRUNCATE %s;\n', side) ELSE '' END || E'  RETURN NULL;\nEND '];
   FOR n IN 1 .. 4 LOOP
@@ -466,34 +478,27 @@ BEGIN
   RETURN found;
 END $$;
 
--- Whether a column has the same text in OLD and NEW. Few types' equality means that, and json has none.
-CREATE OR REPLACE FUNCTION evervec.same_sql(p_relation regclass, p_column name) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format(CASE WHEN t.typname IN ('bool', 'int2', 'int4', 'int8', 'uuid', 'oid') OR t.typtype = 'e'
-                THEN 'OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I'
-                ELSE 'OLD.%1$I::text COLLATE "C" IS NOT DISTINCT FROM NEW.%1$I::text COLLATE "C"' END, p_column)
-  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = p_relation AND a.attname = p_column
-$$;
-
 -- (Re)make the triggers. An UPDATE meets one of two: `row` when the content changed, whichever way; `touch` when it did
 -- not but the statement names one of its columns. WHEN is checked before anything is queued, so that an UPDATE of other
--- columns, a write-back among them, costs a comparison. `key` sorts first.
+-- columns, a write-back among them, costs a comparison. It compares images, since few types' equality means the same
+-- text, and json has none; and it is short, since every statement parses it anew. `key` sorts first.
 CREATE OR REPLACE FUNCTION evervec.make_triggers(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   relation text := s.relation::text;
-  columns  name[] := ARRAY(SELECT DISTINCT c FROM unnest(s.text_columns || s.required_columns || s.active_columns
-                                                         || s.key_column) AS c ORDER BY c);
-  same     text := (SELECT '(' || string_agg(evervec.same_sql(s.relation, c), ' AND ') || ')' FROM unnest(columns) AS c);
-  same_key text := evervec.same_sql(s.relation, s.key_column);
-  named    text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(columns) AS c);
+  columns  name[] := ARRAY(SELECT DISTINCT c FROM unnest(s.text_columns || s.required_columns || s.active_columns) AS c
+                           ORDER BY c);
+  before   text := (SELECT 'ROW(' || string_agg(format('OLD.%I', c), ', ') || ')::record' FROM unnest(columns) AS c);
+  after    text := (SELECT 'ROW(' || string_agg(format('NEW.%I', c), ', ') || ')::record' FROM unnest(columns) AS c);
+  same_key text := format('ROW(OLD.%1$I)::record *= ROW(NEW.%1$I)::record', s.key_column);
+  named    text := (SELECT string_agg(DISTINCT quote_ident(c), ', ') FROM unnest(columns || s.key_column) AS c);
 BEGIN
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_insert_%1$s AFTER INSERT ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW WHEN (NOT %3$s AND %4$s) '
-                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, same, same_key);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %4$s ON %2$s FOR EACH ROW WHEN (%3$s) '
-                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, same, named);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW WHEN (%3$s *<> %4$s) '
+                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, before, after);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %5$s ON %2$s FOR EACH ROW '
+                 'WHEN (%3$s *= %4$s) EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, before, after, named);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_key_%1$s AFTER UPDATE ON %2$s FOR EACH ROW WHEN (NOT (%3$s)) '
                  'EXECUTE FUNCTION evervec.key_%1$s()', s.id, relation, same_key);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_gone_%1$s AFTER DELETE ON %2$s FOR EACH ROW '
@@ -1387,18 +1392,20 @@ CREATE OR REPLACE FUNCTION evervec.read_items(p_source text, p_item_keys text[])
 RETURNS TABLE (item_key text, outbox_version bigint, outbox_state text, forced boolean, paused boolean, row_exists boolean,
                eligible boolean, content text, content_hash text, embedding_hash text, model text, revision text,
                dimension int, prompt text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- By indexes: for some hundred keys of a table that is not large the planner would read all of it, four times in all.
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_mergejoin = off AS $$
 DECLARE
   s evervec.source := evervec.get_source(p_source);
 BEGIN
   RETURN QUERY EXECUTE format($sql$
+    WITH item AS MATERIALIZED (SELECT * FROM (%s) AS i)
     SELECT k.item_key, o.version, o.state, coalesce(o.forced, false), $3, i.id IS NOT NULL, coalesce(i.eligible, false),
            i.content, i.content_hash, i.embedding_hash, $4, $5, $6, $7
     FROM unnest($1) AS k (item_key)
     -- One look-up a key, whatever the planner believes of an outbox without statistics.
     LEFT JOIN LATERAL (
       SELECT * FROM evervec.outbox WHERE source = $2 AND outbox.item_key = k.item_key OFFSET 0) AS o ON true
-    LEFT JOIN (%s) AS i ON i.item_key = k.item_key
+    LEFT JOIN item AS i ON i.item_key = k.item_key
     $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$8')))
   USING p_item_keys, p_source, s.paused, s.model, s.revision, s.dimension, s.prompt, evervec.valid_keys(s, p_item_keys);
 END $$;
@@ -1414,7 +1421,8 @@ END $$;
 CREATE OR REPLACE FUNCTION evervec.write_back(
   p_source text, p_item_keys text[], p_versions bigint[], p_hashes text[], p_vectors real[]
 ) RETURNS TABLE (item_key text, outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
+SET enable_seqscan = off SET enable_mergejoin = off AS $$
 DECLARE
   s       evervec.source;
   keys    text[];
@@ -1442,7 +1450,9 @@ BEGIN
   END IF;
 
   RETURN QUERY EXECUTE format($sql$
-    WITH seen AS MATERIALIZED (
+    WITH item AS MATERIALIZED (
+      SELECT i.id, i.item_key, i.eligible, i.embedding_hash, i.content_hash FROM (%s) AS i
+    ), seen AS MATERIALIZED (
       SELECT k.item_key, k.version, CASE
         WHEN k.item_key = ANY ($4) THEN 'embedded'
         WHEN i.id IS NULL THEN 'gone'
@@ -1450,7 +1460,7 @@ BEGIN
         WHEN NOT i.eligible THEN 'ineligible'
         WHEN i.embedding_hash = i.content_hash THEN 'unchanged'
         ELSE 'superseded' END AS outcome
-      FROM unnest($1, $2) AS k (item_key, version) LEFT JOIN (%s) AS i ON i.item_key = k.item_key
+      FROM unnest($1, $2) AS k (item_key, version) LEFT JOIN item AS i ON i.item_key = k.item_key
     ), waiting AS MATERIALIZED (
       SELECT o.source, o.item_key FROM evervec.outbox o JOIN seen ON seen.item_key = o.item_key
       WHERE o.source = $5 AND o.version = seen.version AND seen.outcome IN ('embedded', 'unchanged', 'ineligible', 'gone')
@@ -1460,7 +1470,9 @@ BEGIN
     )
     SELECT seen.item_key, seen.outcome FROM seen
     $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$6')))
-  USING p_item_keys, p_versions, coalesce(locked, '{}'), coalesce(written, '{}'), p_source, keys;
+  -- What was written needs no second look.
+  USING p_item_keys, p_versions, coalesce(locked, '{}'), coalesce(written, '{}'), p_source,
+        ARRAY(SELECT unnest(keys) EXCEPT ALL SELECT unnest(written));
 END $$;
 
 -- The write of a write-back: $1 the locked keys, $2 all keys, $3 hashes, $4 vectors, $5 dimension, $6 model, $7 time.
@@ -1472,8 +1484,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       FROM (SELECT u.k, u.h, count(u.h) OVER (ORDER BY u.ord) AS n
             FROM unnest($2, $3) WITH ORDINALITY AS u (k, h, ord)) AS g
       WHERE g.h IS NOT NULL AND g.k = ANY ($1)
+    ), item AS MATERIALIZED (
+      -- Each hash is computed once, whichever way the join goes.
+      SELECT i.id, i.content_hash FROM (%3$s) AS i WHERE i.eligible
     ), fit AS MATERIALIZED (
-      SELECT i.id, g.h, g.v FROM (%3$s) AS i JOIN given g ON g.id = i.id AND g.h = i.content_hash WHERE i.eligible
+      SELECT i.id, g.h, g.v FROM item AS i JOIN given g ON g.id = i.id AND g.h = i.content_hash
     ), written AS (%4$s)
     SELECT array_agg(written.k) FROM written
     $sql$, s.key_type, evervec.vector_schema(), evervec.items_sql(s, evervec.keys_sql(s, '$1')),
