@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from tests.bench import backfill, stub
+from tests.bench import backends, backfill, stub
 from tests.bench.figures import FIGURES, keys_of
 from tests.bench.measurement import Bench, Measurement
 from tests.bench.pipeline import Servers
@@ -20,6 +20,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "backfill_minilm": backfill.minilm_on_torch,
     "backfill_bundled": backfill.bundled,
     "stub": stub.stub,
+    "auto_minilm": backends.auto_minilm,
+    "auto_mpnet": backends.auto_mpnet,
 }
 SCALE: dict[str, Measurement] = {}
 
