@@ -182,9 +182,10 @@ class Pipeline:
             return True
         return found.status is not WorkflowExecutionStatus.RUNNING
 
-    async def events(self) -> int:
-        """How many events the histories of all workflows hold."""
-        return sum([await self._length(found) async for found in self.site.client.list_workflows()])
+    async def events(self, workflow_type: str | None = None) -> int:
+        """How many events the histories of all workflows hold, or of those of one type."""
+        query = f"WorkflowType = '{workflow_type}'" if workflow_type else None
+        return sum([await self._length(found) async for found in self.site.client.list_workflows(query)])
 
     async def _length(self, found: WorkflowExecution) -> int:
         """A list is told the length of a history only when it has ended."""
