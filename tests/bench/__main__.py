@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from tests.bench import backends, backfill, latency, stub, writers
-from tests.bench.figures import FIGURES, keys_of
+from tests.bench import backends, backfill, latency, lock, noop, scale, stub, writers
+from tests.bench.figures import keys_of
 from tests.bench.measurement import Bench, Measurement
 from tests.bench.pipeline import Servers
 from tests.bench.plan import QUICK, Plan
@@ -24,8 +24,10 @@ MEASUREMENTS: dict[str, Measurement] = {
     "auto_mpnet": backends.auto_mpnet,
     "latency": latency.latency,
     "writers": writers.writers,
+    "noop": noop.noop,
+    "lock": lock.lock,
 }
-SCALE: dict[str, Measurement] = {}
+SCALE: dict[str, Measurement] = {"scale": scale.scale}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Real texts of mixed length: WordNet's glosses, and paragraphs of English and German manual pages.
 
-They come from Debian's packages, which are downloaded and unpacked into build/: that needs no root and installs nothing.
+They come from Debian's packages, which are downloaded and unpacked into build/: no root, nothing is installed.
 `python -m tests.bench.corpus 5000` tells how long the texts are.
 """
 

@@ -65,11 +65,12 @@ class Edits:
     async def one(self) -> float:
         """Edit the next item: milliseconds from the commit to the vector."""
         self._next = self._next % self._items + 1
-        seen = self._seen[str(self._next)] = asyncio.get_running_loop().create_future()
+        seen: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._seen[str(self._next)] = seen
         await self._pipeline.site.run("UPDATE items SET body = %s WHERE id = %s", next(self._texts), self._next)
         committed = time.perf_counter()
         async with asyncio.timeout(SEEN_SECONDS):
-            return (await seen - committed) * 1000
+            return 1000 * (await seen - committed)
 
     async def _hear(self) -> None:
         async for notice in self._ears.notifies():

@@ -6,8 +6,8 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,6 +43,14 @@ FAILURES_SECONDS = 10.0
 """How often it is looked whether items failed."""
 
 
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A temporary folder that the user under whom PostgreSQL runs can reach."""
+    with tempfile.TemporaryDirectory(prefix="evervec-bench-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 class Servers:
     """PostgreSQL for the whole run, and one temporary folder for all that the run writes."""
 
@@ -54,10 +62,8 @@ class Servers:
     @asynccontextmanager
     async def running(cls) -> AsyncIterator[Self]:
         """PostgreSQL, until the block ends."""
-        with tempfile.TemporaryDirectory(prefix="evervec-bench-", ignore_cleanup_errors=True) as name:
-            # The user under whom PostgreSQL runs must get here.
-            Path(name).chmod(0o755)
-            servers = cls(Path(name))
+        with _folder() as folder:
+            servers = cls(folder)
             await servers.postgres.start()
             try:
                 yield servers
@@ -111,7 +117,7 @@ class Pipeline:
             self.model.dimension,
         )
 
-    async def insert(self, texts: Sequence[str], *, first: int = 1) -> None:
+    async def insert(self, texts: Iterable[str], *, first: int = 1) -> None:
         """Insert rows with these texts and the keys from `first` on."""
         async with self.site.owner.cursor().copy("COPY items (id, body) FROM STDIN") as copy:
             for key, text in enumerate(texts, start=first):
