@@ -24,10 +24,10 @@ test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watch
 	@$(BIN)/pytest -m long -s
 
 bench: $(VENV)/.bench ## measure everything but peers and a million rows, half an hour; ROWS=5000 real texts, QUICK=1 a rehearsal
-	@$(BENCH) && $(BIN)/python -m tests.bench.report
+	@$(BENCH)
 
 bench-scale: $(VENV)/.bench ## measure a table of a million rows (25 GB of disk)
-	@$(BENCH) --scale && $(BIN)/python -m tests.bench.report
+	@$(BENCH) --scale
 
 bench-publish: $(VENV)/.bench ## put the figures of the last runs into docs/benchmarks.md
 	@$(BIN)/python -m tests.bench.report --publish

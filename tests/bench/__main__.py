@@ -14,6 +14,7 @@ from tests.bench.figures import keys_of
 from tests.bench.measurement import Bench, Measurement
 from tests.bench.pipeline import Servers
 from tests.bench.plan import QUICK, Plan
+from tests.bench.report import report
 from tests.bench.results import forget_figures, merge_details, merge_figures
 
 MEASUREMENTS: dict[str, Measurement] = {
@@ -38,6 +39,8 @@ def main() -> None:
     plan = QUICK if arguments.quick else Plan()
     plan = replace(plan, **{"rows": arguments.rows} if arguments.rows else {})
     failed = asyncio.run(_run(names, plan, quick=arguments.quick))
+    if not arguments.quick:
+        report()
     if failed:
         sys.exit(f"not measured: {', '.join(failed)}")
 

@@ -80,9 +80,7 @@ def _draw_writers(axes: Axes, figures: Mapping[str, float]) -> None:
         values = [figures.get(f"write_ratio_{statement}{suffix}", 0.0) for statement, _label in statements]
         bars = axes.bar([number + (place - 1) * 0.27 for number in range(2)], values, 0.25, label=name, color=colour)
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
-    axes.set_xticks(
-        range(len(statements)), [f"one-row updates of the {label}" for _key, label in statements], fontsize=8
-    )
+    axes.set_xticks(range(len(statements)), [label for _key, label in statements], fontsize=8)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylim(0, 1.25)
     axes.legend(fontsize=8, loc="upper left", ncols=3)
