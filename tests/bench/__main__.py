@@ -3,9 +3,12 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 
@@ -38,11 +41,18 @@ def main() -> None:
     names = arguments.measurement or list(SCALE if arguments.scale else MEASUREMENTS)
     plan = QUICK if arguments.quick else Plan()
     plan = replace(plan, **{"rows": arguments.rows} if arguments.rows else {})
-    failed = asyncio.run(_run(names, plan, quick=arguments.quick))
+    failed = asyncio.run(_stoppable(_run(names, plan, quick=arguments.quick)))
     if not arguments.quick:
         report()
     if failed:
         sys.exit(f"not measured: {', '.join(failed)}")
+
+
+async def _stoppable(work: Coroutine[Any, Any, list[str]]) -> list[str]:
+    """Stop what was started also when this process is told to end."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 async def _run(names: list[str], plan: Plan, *, quick: bool) -> list[str]:

@@ -104,7 +104,7 @@ def _paragraphs(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("man[1-8]/*.gz")):
         if path.is_file():
             page = gzip.decompress(path.read_bytes()).decode("utf-8", errors="replace")
-            yield from filter(_is_prose, _paragraphs_of_page(page))
+            yield from filter(_is_prose, paragraphs_of_page(page))
 
 
 def _is_prose(paragraph: str) -> bool:
@@ -129,7 +129,7 @@ _ESCAPES = (
 )
 
 
-def _paragraphs_of_page(page: str) -> Iterator[str]:
+def paragraphs_of_page(page: str) -> Iterator[str]:
     """The running text of a page in the man macros, without tables and examples."""
     lines: list[str] = []
     end: str | None = None
