@@ -44,7 +44,10 @@ class Figure:
             return ""
         if met:
             return "ok"
-        return f"{(1 - score) * 100:.0f} % short" if score > 0 and self.asked else "short"
+        if not self.asked:
+            return "short"
+        percent = round((1 - score) * 100)
+        return f"{percent} % short" if percent else "short by less than 1 %"
 
     @property
     def asked_text(self) -> str:

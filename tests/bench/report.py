@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -14,6 +15,8 @@ from tests.bench.results import BUILD, ROOT, read_details, read_figures
 PLOT = BUILD / "bench.svg"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 PUBLISHED_PLOT = DOCUMENT.with_suffix(".svg")
+WIDTH = 170
+"""Of the table in a file."""
 BEGIN, END = "<!-- figures: written by `make bench-publish` -->\n", "<!-- end of figures -->\n"
 
 
@@ -29,7 +32,7 @@ def main() -> None:
 
 def report() -> None:
     """Print the table of all figures that there are, and draw the plot."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(_table())
     missing = [figure.key for figure in FIGURES if figure.key not in read_figures()]
     if missing:
