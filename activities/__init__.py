@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from activities.batch import BatchActivities
+from activities.fetch import FetchActivities
+from activities.instance import InstanceCheck
 from activities.item import ItemActivities
 from db.items import Items
 from embedding.encoder import Encoder
@@ -11,4 +14,11 @@ from evervec.settings import Settings
 
 def all_activities(items: Items, encoder: Encoder, settings: Settings) -> list[Callable[..., Any]]:
     """Every activity, for a worker of one's own; its client needs `evervec.temporal.data_converter`."""
-    return [ItemActivities(items, encoder, settings).generate_item_embedding]
+    instance = InstanceCheck(items)
+    fetch = FetchActivities(items, settings, instance)
+    return [
+        ItemActivities(items, encoder, settings, instance).generate_item_embedding,
+        BatchActivities(items, encoder, settings, instance).batch_generate_embeddings,
+        fetch.fetch_items_for_embedding,
+        fetch.find_waiting_sources,
+    ]

@@ -6,23 +6,20 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.faults import database_blames_item, encoder_blames_item, reason_of
 from activities.heartbeat import heartbeats
+from activities.instance import InstanceCheck
 from activities.store import store_item_embedding
 from db.items import Items, ItemState, WriteBack
 from db.vectors import Vector
 from embedding.encoder import Encoder
-from evervec.errors import BadItemError, ConfigurationError, EvervecError
+from evervec.errors import ConfigurationError
 from evervec.log import describe_error, get_logger
 from evervec.messages import GENERATE_ITEM_EMBEDDING, ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
 from evervec.settings import Settings
-from evervec.temporal import failure_of, instance_of, passing_failure
+from evervec.temporal import failure_of, passing_failure
 
 LOCKED_RETRY = timedelta(seconds=5)
-MISDIRECTED_RETRY, LONGEST_MISDIRECTED_RETRY = timedelta(seconds=0.1), timedelta(seconds=10)
-"""Soon, and each time a little later: every other attempt or so gets to the right worker, if it runs."""
-
-ITEM_AT_FAULT = ("22", "23", "P0")
-"""Classes of SQLSTATE that blame the row: data exception, integrity violation, an exception of a user's trigger."""
 
 log = get_logger(__name__)
 
@@ -30,12 +27,11 @@ log = get_logger(__name__)
 class ItemActivities:
     """The activities on one item. A step may run twice, late or in parallel: the database compares before it sets."""
 
-    def __init__(self, items: Items, encoder: Encoder, settings: Settings) -> None:
+    def __init__(self, items: Items, encoder: Encoder, settings: Settings, instance: InstanceCheck) -> None:
         self._items = items
         self._encoder = encoder
         self._max_attempts = settings.max_attempts
-        self._instance: str | None = None
-        self._warned = False
+        self._instance = instance
 
     @activity.defn(name=GENERATE_ITEM_EMBEDDING)
     async def generate_item_embedding(self, request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
@@ -44,7 +40,7 @@ class ItemActivities:
         started = time.perf_counter()
         try:
             async with heartbeats():
-                await self._check_instance()
+                await self._instance.check()
                 result = await self._generate(request)
         except ApplicationError as failure:
             about.info("item waits", reason=failure.type, ms=_since(started))
@@ -55,47 +51,27 @@ class ItemActivities:
         about.info("item done", outcome=result.outcome.value, ms=_since(started))
         return result
 
-    async def _check_instance(self) -> None:
-        """Leave the items of another database, whose workers poll the same task queue, to those workers."""
-        asking = instance_of(activity.info().workflow_id or "")
-        if asking in (None, self._instance):
-            return
-        self._instance = await self._items.instance()
-        if asking != self._instance:
-            self._warn_of_another_database()
-            delay = min(MISDIRECTED_RETRY * activity.info().attempt, LONGEST_MISDIRECTED_RETRY)
-            raise passing_failure("AnotherDatabase", next_retry_delay=delay)
-
-    def _warn_of_another_database(self) -> None:
-        if not self._warned:
-            log.warning(
-                "another database's items come to our task queue, which costs time: give each database its own with "
-                "EVERVEC_TASK_QUEUE",
-                task_queue=activity.info().task_queue,
-            )
-        self._warned = True
-
     async def _generate(self, request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
         [state] = await self._items.read(request.source, [request.item_key])
         if state.paused:
             return _result(state, Outcome.PAUSED)
         vector = None
-        if _stale(state, forced=request.force_regenerate or state.forced):
+        if state.stale(forced=request.force_regenerate):
             if state.failed and not request.force_regenerate:
                 return _result(state, Outcome.FAILED)  # a late signal: nobody asked to try it again
             try:
                 vector = await self._embed(state)
             except ConfigurationError as error:
-                await self._items.note_error(state.source, state.item_key, state.outbox_version, str(error))
+                await self._items.note_error(state.source, [state], str(error))
                 raise
             except Exception as error:
-                if isinstance(error, EvervecError) and not isinstance(error, BadItemError):
+                if not encoder_blames_item(error):
                     raise
                 return await self._count_failure(state, error)
         try:
             return _result(state, await self._store(state, vector), vector)
         except Exception as error:
-            if not _blames_item(error):
+            if not database_blames_item(error):
                 raise
             return await self._count_failure(state, error)
 
@@ -120,18 +96,9 @@ class ItemActivities:
     async def _given_up(self, state: ItemState, error: Exception) -> bool:
         if state.outbox_version is None:  # asked for by hand: there is no row to count in
             return activity.info().attempt >= self._max_attempts
-        reason = str(error) if isinstance(error, EvervecError) else describe_error(error)
         return await self._items.record_failure(
-            state.source, state.item_key, state.outbox_version, reason, max_attempts=self._max_attempts
+            state.source, state.item_key, state.outbox_version, reason_of(error), max_attempts=self._max_attempts
         )
-
-
-def _stale(state: ItemState, *, forced: bool) -> bool:
-    return state.exists and state.eligible and (forced or not state.fresh)
-
-
-def _blames_item(error: Exception) -> bool:
-    return str(getattr(error, "sqlstate", None) or "").startswith(ITEM_AT_FAULT)
 
 
 def _result(

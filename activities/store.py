@@ -10,10 +10,12 @@ LOCK_WAITS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds before each try: most transactions that hold a row are over sooner than it would be embedded again."""
 
 
-async def store_item_embedding(items: Items, source: str, writes: Sequence[WriteBack]) -> dict[str, Outcome]:
+async def store_item_embedding(
+    items: Items, source: str, writes: Sequence[WriteBack], waits: Sequence[float] | None = None
+) -> dict[str, Outcome]:
     """Write vectors back and ack their changes, an outcome for each key; LOCKED for rows that stayed locked."""
     outcomes: dict[str, Outcome] = {}
-    for wait in LOCK_WAITS:
+    for wait in LOCK_WAITS if waits is None else waits:
         await asyncio.sleep(wait)
         outcomes |= await items.write_back(source, writes)
         writes = [write for write in writes if outcomes[write.item_key] is Outcome.LOCKED]

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple
 
 import numpy as np
 from psycopg import errors
@@ -50,6 +51,10 @@ class ItemState:
         """Whether the stored vector is that of the present content."""
         return self.eligible and self.embedding_hash == self.content_hash
 
+    def stale(self, *, forced: bool) -> bool:
+        """Whether it is to be embedded."""
+        return self.exists and self.eligible and (forced or self.forced or not self.fresh)
+
 
 @dataclass(frozen=True, slots=True)
 class WriteBack:
@@ -59,6 +64,25 @@ class WriteBack:
     outbox_version: int | None
     content_hash: str | None = None
     vector: Vector | None = None
+
+
+class FailedAttempt(NamedTuple):
+    """An attempt at an item that failed, and why."""
+
+    item_key: str
+    outbox_version: int | None
+    error: str
+
+
+class SweepPage(NamedTuple):
+    """The next keys of a source that may be embedded now."""
+
+    item_keys: list[str]
+    paused: bool
+    rate: float | None
+    """Items a second."""
+    wait_seconds: float | None
+    """Where a pass begins with no keys: until the first pending item may be taken; None when none is pending."""
 
 
 class Items:
@@ -106,19 +130,40 @@ class Items:
         self, source: str, item_key: str, version: int | None, error: str, *, max_attempts: int
     ) -> bool:
         """Count a failed attempt at this version of an item; True when the item is given up now."""
+        return bool(await self.record_failures(source, [FailedAttempt(item_key, version, error)], max_attempts))
+
+    async def record_failures(self, source: str, failed: Sequence[FailedAttempt], max_attempts: int) -> set[str]:
+        """Count failed attempts; the keys of the items that are given up now."""
         parameters = {
             "source": source,
-            "item_key": item_key,
-            "version": version,
-            "error": error,
+            "item_keys": [attempt.item_key for attempt in failed],
+            "versions": [attempt.outbox_version for attempt in failed],
+            "errors": [attempt.error for attempt in failed],
             "max_attempts": max_attempts,
         }
-        [row] = await self._rows("record_failure", parameters)
-        return bool(row["given_up"])
+        return {row["item_key"] for row in await self._rows("record_failures", parameters)}
 
-    async def note_error(self, source: str, item_key: str, version: int | None, error: str) -> None:
-        """Say why an item waits, where it is not the item's fault; counts nothing."""
-        await self._rows("note_error", {"source": source, "item_key": item_key, "version": version, "error": error})
+    async def note_error(self, source: str, waiting: Sequence[ItemState], error: str) -> None:
+        """Say why items wait, where it is not their fault; counts nothing."""
+        parameters = {
+            "source": source,
+            "item_keys": [state.item_key for state in waiting],
+            "versions": [state.outbox_version for state in waiting],
+            "error": error,
+        }
+        await self._rows("note_errors", parameters)
+
+    async def sweep_page(
+        self, source: str, after: str | None, limit: int, *, quiet: timedelta, longest: timedelta
+    ) -> SweepPage:
+        """The next keys that a sweep may take, beyond `after`: quiet for so long, or waiting for the longest time."""
+        parameters = {"source": source, "after": after, "limit": limit, "quiet": quiet, "longest": longest}
+        [row] = await self._rows("sweep_page", parameters, source)
+        return SweepPage(**row)
+
+    async def sources_waiting(self, age: timedelta) -> list[str]:
+        """The sources, none of them paused, in which an item that could be embedded has waited for longer."""
+        return [row["source"] for row in await self._rows("sources_waiting", {"age": age})]
 
     async def _rows(self, name: str, parameters: dict[str, Any], source: str | None = None) -> list[dict[str, Any]]:
         try:

@@ -14,6 +14,8 @@ class OutboxItem(NamedTuple):
     item_key: str
     content_hash: str | None
     version: int
+    throttled: bool = False
+    """Whether its source's bulk work has a limit, which items of their own workflows would not know of."""
 
 
 class FillPage(NamedTuple):
@@ -22,6 +24,14 @@ class FillPage(NamedTuple):
     source: str
     scanned: int
     enqueued: int
+    done: bool
+
+
+class CensusPage(NamedTuple):
+    """What one page of the count of a large source did."""
+
+    source: str
+    scanned: int
     done: bool
 
 
@@ -41,11 +51,14 @@ class Outbox:
         [row] = await self._rows("try_lead", {})
         return bool(row["leads"])
 
-    async def read(self, after: tuple[str, str] | None, limit: int) -> list[OutboxItem]:
-        """Pending items of sources that are not paused, in the order of (source, item_key), beyond `after`."""
-        after_source, after_key = after or (None, None)
-        parameters = {"after_source": after_source, "after_key": after_key, "limit": limit}
+    async def read(self, limit: int) -> list[OutboxItem]:
+        """The first pending items of sources that are not paused, in the order of (source, item_key)."""
+        parameters = {"after_source": None, "after_key": None, "limit": limit}
         return [OutboxItem(**row) for row in await self._rows("pending_items", parameters)]
+
+    async def waiting(self, limit: int) -> list[OutboxItem]:
+        """Items that are due, at most so many of each source that is not paused, source by source."""
+        return [OutboxItem(**row) for row in await self._rows("waiting_items", {"limit": limit})]
 
     async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
         """Those of the items, each a source and a key, that are pending in sources that are not paused."""
@@ -56,6 +69,16 @@ class Outbox:
         """Enqueue the next page of a first fill, a transaction of its own; None when no fill is waiting."""
         rows = await self._rows("fill_page", {"limit": limit})
         return FillPage(**rows[0]) if rows else None
+
+    async def census_page(self, limit: int) -> CensusPage | None:
+        """Count the next page of a large source, a transaction of its own; None when there is nothing to count."""
+        rows = await self._rows("census_page", {"limit": limit})
+        return CensusPage(**rows[0]) if rows else None
+
+    async def count(self) -> bool:
+        """Count what waits, for `evervec.status`, if that is much; returns whether it is."""
+        [row] = await self._rows("count_outbox", {})
+        return bool(row["long"])
 
     async def _rows(self, name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
         with translated():

@@ -12,12 +12,21 @@ SELECT pg_try_advisory_lock(7310312410226385252) AS leads;
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_items(%(after_source)s, %(after_key)s, %(limit)s);
 
+-- name: waiting_items
+SELECT source, item_key, content_hash, version, throttled FROM evervec.waiting_items(%(limit)s);
+
 -- name: pending_among
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_among(%(sources)s::text[], %(item_keys)s::text[]);
 
 -- name: fill_page
 SELECT source, scanned, enqueued, done FROM evervec.fill_page(%(limit)s);
+
+-- name: census_page
+SELECT source, scanned, done FROM evervec.census_page(%(limit)s);
+
+-- name: count_outbox
+SELECT evervec.count_outbox() AS long;
 
 -- name: models
 SELECT name, revision, dimension, prompt FROM evervec.models();
@@ -29,11 +38,19 @@ SELECT * FROM evervec.read_items(%(source)s, %(item_keys)s::text[]);
 SELECT item_key, outcome
 FROM evervec.write_back(%(source)s, %(item_keys)s::text[], %(versions)s::bigint[], %(hashes)s::text[], %(vectors)s);
 
--- name: record_failure
-SELECT evervec.record_failure(%(source)s, %(item_key)s, %(version)s, %(error)s, %(max_attempts)s) AS given_up;
+-- name: record_failures
+SELECT item_key FROM evervec.record_failures(
+  %(source)s, %(item_keys)s::text[], %(versions)s::bigint[], %(errors)s::text[], %(max_attempts)s) AS item_key;
 
--- name: note_error
-SELECT evervec.note_error(%(source)s, %(item_key)s, %(version)s, %(error)s);
+-- name: note_errors
+SELECT evervec.note_errors(%(source)s, %(item_keys)s::text[], %(versions)s::bigint[], %(error)s);
+
+-- name: sweep_page
+SELECT item_keys, paused, rate, wait_seconds
+FROM evervec.sweep_page(%(source)s, %(after)s, %(limit)s, %(quiet)s, %(longest)s);
+
+-- name: sources_waiting
+SELECT source FROM evervec.sources_waiting(%(age)s) AS source;
 
 -- name: watch
 SELECT evervec.watch(
@@ -53,7 +70,7 @@ SELECT evervec.unwatch(%(source)s);
 
 -- name: source
 -- The model of a source, as a worker sees it.
-SELECT model, revision, dimension, prompt, paused, filling FROM evervec.source WHERE name = %(source)s;
+SELECT model, revision, dimension, prompt, paused, filling, rate FROM evervec.source WHERE name = %(source)s;
 
 -- name: source_names
 SELECT name FROM evervec.source WHERE %(source)s::text IS NULL OR name = %(source)s ORDER BY name;
@@ -71,6 +88,9 @@ FROM evervec.refire_page(%(source)s, %(predicate)s, %(force)s, %(after)s, %(limi
 
 -- name: refire_keys
 SELECT evervec.refire_keys(%(source)s, %(item_keys)s::text[], %(force)s) AS enqueued;
+
+-- name: throttle
+SELECT evervec.throttle(%(source)s, %(rate)s::real);
 
 -- name: pause
 SELECT evervec.pause(%(source)s);

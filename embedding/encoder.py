@@ -1,8 +1,8 @@
 """The encoder: one queue and one thread for everything that a worker embeds.
 
-Work is done in steps. A step takes waiting requests for one model together, live ones before bulk ones, and is kept
-short, so that a live request never waits behind much bulk work. A request's texts go shortest first: those of a step
-are then of similar length, and little is computed on padding.
+Work is done in steps. A step takes waiting requests for one model together, live ones before bulk ones and never both,
+and is kept short, so that a live request never waits behind much bulk work. A request's texts go shortest first: those
+of a step are then of similar length, and little is computed on padding. A text that was embedded lately is not again.
 """
 
 import asyncio
@@ -15,8 +15,10 @@ from itertools import islice
 from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedding.base import Embedder, Vectors
+from embedding.cache import Key, Row, VectorCache, keys_of
 from embedding.embedders import load_embedder
 from embedding.thread import WorkThread
 from evervec.errors import BadItemError, DimensionError, EvervecError, ModelUnavailableError
@@ -24,12 +26,10 @@ from evervec.log import get_logger
 from evervec.model import ModelSpec
 from evervec.settings import Settings
 
-STEP_SECONDS = 0.5
-"""How long a step may take; its size follows the model's speed."""
-STEP_TEXTS = 128
-"""Beyond this many texts a longer step is no faster."""
-STEP_SIZE_FIRST, STEP_SIZE_LEAST, STEP_SIZE_MOST = 4_000, 2_000, 128_000
-"""A step's size, in characters that a model reads."""
+STEP_SECONDS = 0.1
+"""How long a step should take; its size follows the model's speed."""
+STEP_SIZE_LEAST, STEP_SIZE_MOST = 2_000, 128_000
+"""Bounds of a step's size, in characters that a model reads: below the first a large model is slower."""
 RELOAD_SECONDS = 10.0
 """How long a model that cannot be loaded is not tried again."""
 CLOSE_SECONDS = 5.0
@@ -51,6 +51,7 @@ class Encoder:
         self._bulk: deque[_Request] = deque()
         self._arrival = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
+        self._cache = VectorCache()
 
     async def __aenter__(self) -> Self:
         self._thread = WorkThread("evervec-encoder")
@@ -65,6 +66,11 @@ class Encoder:
         """Names of the models that are loaded."""
         return tuple(name for name, _revision in self._models)
 
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than their model reads, so far; they were cut off."""
+        return sum(model.embedder.truncated for model in self._models.values())
+
     async def embed(self, model: ModelSpec, texts: Sequence[str], *, live: bool = True) -> Vectors:
         """Embed the texts: (len(texts), model.dimension), L2-normalised, in their order.
 
@@ -75,13 +81,16 @@ class Encoder:
             raise EvervecError("the encoder is closed")
         if not texts:
             return np.empty((0, model.dimension), dtype=np.float32)
-        if not all(map(_is_unicode, texts)):
-            raise BadItemError("a text holds half a surrogate pair, which is no character")
-        distinct = sorted(dict.fromkeys(texts), key=len)
+        try:
+            keys = list(map(keys_of(model), texts))
+        except UnicodeEncodeError:
+            raise BadItemError("a text holds half a surrogate pair, which is no character") from None
+        distinct = sorted(dict(zip(keys, texts, strict=True)).items(), key=_length)
         request = _Request(model, distinct, asyncio.get_running_loop().create_future())
         (self._live if live else self._bulk).append(request)
         self._arrival.set()
-        return _pick(await request.result, distinct, texts)
+        rows = await request.result
+        return np.stack([rows[key] for key in keys])
 
     async def close(self) -> None:
         """Fail what waits, and end the thread after what it is at, or some seconds later."""
@@ -113,7 +122,7 @@ class Encoder:
         elif spec.dimension != model.embedder.dimension:
             self._refuse(lane[0], _dimension_error(spec, model.embedder.dimension))
         else:
-            await _step(self._thread, model, lane)
+            await _step(self._thread, model, self._cache, lane)
 
     def _refuse(self, request: "_Request", error: DimensionError) -> None:
         """Fail a request that its model cannot serve; the log is told once."""
@@ -145,36 +154,39 @@ class Encoder:
 @dataclass(eq=False, slots=True)
 class _Request:
     model: ModelSpec
-    texts: list[str]
+    texts: list[tuple[Key, str]]
     """Distinct, shortest first."""
-    result: "asyncio.Future[Vectors]"
-    """A row for each of the texts; done as well when nobody waits any more."""
-    rows: list[Vectors] = field(default_factory=list)
-    finished: int = 0
+    result: "asyncio.Future[dict[Key, Row]]"
+    """The vectors of all texts; done as well when nobody waits any more."""
+    rows: dict[Key, Row] = field(default_factory=dict)
+    """Vectors of the first so many texts."""
     alone: bool = False
     """Not to be merged with others: it is one of some that failed together."""
 
     def is_for(self, key: tuple[str, str]) -> bool:
         return (self.model.name, self.model.revision) == key
 
-    def add(self, vectors: Vectors) -> None:
-        """Take the next texts' vectors."""
+    def add(self, rows: dict[Key, Row | None]) -> None:
+        """Take the next texts' vectors; None is one that is no direction."""
         if self.result.done():
             return
-        if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
-            self.result.set_exception(BadItemError("the model gives no usable vector: it is zero, or not finite"))
-            return
-        self.rows.append(vectors)
-        self.finished += len(vectors)
-        if self.finished == len(self.texts):
-            self.result.set_result(np.concatenate(self.rows))
+        for key, row in rows.items():
+            if row is None:
+                self.result.set_exception(BadItemError("the model gives no usable vector: it is zero, or not finite"))
+                return
+            self.rows[key] = row
+        if len(self.rows) == len(self.texts):
+            self.result.set_result(self.rows)
 
 
 class _Part(NamedTuple):
     """What a step does of one request."""
 
     request: _Request
-    texts: list[str]
+    known: dict[Key, Row]
+    """Texts that were embedded lately."""
+    texts: dict[Key, str]
+    """Texts that are to be embedded."""
 
 
 class _Failure(NamedTuple):
@@ -192,7 +204,7 @@ class _Model:
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
-        self.step_size = STEP_SIZE_FIRST
+        self.step_size = float(STEP_SIZE_LEAST)
 
     def encode(self, texts: list[str], prompt: str) -> Vectors:
         vectors = np.asarray(self.embedder.encode(texts, prompt), dtype=np.float32)
@@ -201,46 +213,62 @@ class _Model:
         return vectors
 
     def learn(self, texts: list[str], seconds: float) -> None:
-        """Adapt the size of the steps to the time that one took."""
-        if seconds > STEP_SECONDS and len(texts) > 1:
-            self.step_size = max(self.step_size // 2, STEP_SIZE_LEAST)
-        elif seconds < STEP_SECONDS / 2 and sum(map(_size, texts)) > self.step_size / 2:
-            self.step_size = min(self.step_size * 2, STEP_SIZE_MOST)
+        """Adapt the size of the steps to the time that one took; a much smaller one tells little."""
+        size = sum(map(_size, texts))
+        if seconds > STEP_SECONDS or size > self.step_size / 2:
+            change = STEP_SECONDS / max(seconds, 1e-6) * size / self.step_size
+            self.step_size *= min(max(change, 0.5), 2.0)
+            self.step_size = min(max(self.step_size, STEP_SIZE_LEAST), STEP_SIZE_MOST)
 
 
-async def _step(thread: WorkThread, model: _Model, lane: deque[_Request]) -> None:
+async def _step(thread: WorkThread, model: _Model, cache: VectorCache, lane: deque[_Request]) -> None:
     """Embed what the lane's first request and those like it have waiting, as much as a step may take."""
-    parts = _take(lane, model.step_size)
-    texts = sorted(dict.fromkeys(text for part in parts for text in part.texts), key=len)
-    started = time.monotonic()
-    try:
-        vectors = await thread.call(partial(model.encode, texts, lane[0].model.prompt))
-    except Exception as error:  # noqa: BLE001 - it goes to the request that it belongs to
-        if len(parts) == 1:
-            _fail([parts[0].request], error)
-        for part in parts:
-            part.request.alone = True
-        return
-    model.learn(texts, time.monotonic() - started)
+    parts = _take(lane, cache, model.step_size)
+    wanted = sorted({key: text for part in parts for key, text in part.texts.items()}.items(), key=_length)
+    rows: dict[Key, Row | None] = {}
+    if wanted:
+        texts = [text for _, text in wanted]
+        started = time.monotonic()
+        try:
+            vectors = await thread.call(partial(model.encode, texts, lane[0].model.prompt))
+        except Exception as error:  # noqa: BLE001 - it goes to the request that it belongs to
+            if len(parts) == 1:
+                _fail([parts[0].request], error)
+            for part in parts:
+                part.request.alone = True
+            return
+        model.learn(texts, time.monotonic() - started)
+        usable: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+        for (key, _), row, is_usable in zip(wanted, vectors, usable, strict=True):
+            rows[key] = row if is_usable else None
+            if is_usable:
+                cache.put(key, row)
     for part in parts:
-        part.request.add(_pick(vectors, texts, part.texts))
+        part.request.add({**part.known, **{key: rows[key] for key in part.texts}})
 
 
-def _take(lane: deque[_Request], size: int) -> list[_Part]:
+def _take(lane: deque[_Request], cache: VectorCache, size: float) -> list[_Part]:
     """The texts of a step: at least one, and as many more of the same kind as its size allows."""
     first = lane[0]
     alike = (other for other in lane if other.model == first.model and not other.alone and not other.result.done())
     parts: list[_Part] = []
-    count = 0
+    chosen: set[Key] = set()
     for request in [first] if first.alone else alike:
-        part = _Part(request, [])
-        parts.append(part)
-        for text in islice(request.texts, request.finished, None):
-            size -= _size(text)
-            if count and (size < 0 or count == STEP_TEXTS):
-                return parts if part.texts else parts[:-1]
-            part.texts.append(text)
-            count += 1
+        part = _Part(request, {}, {})
+        for key, text in islice(request.texts, len(request.rows), None):
+            if key not in chosen and (row := cache.get(key)) is not None:
+                part.known[key] = row
+                continue
+            if key not in chosen:
+                size -= _size(text)
+                if chosen and size < 0:
+                    break
+                chosen.add(key)
+            part.texts[key] = text
+        if part.known or part.texts:
+            parts.append(part)
+        if size < 0:
+            break
     return parts
 
 
@@ -249,10 +277,8 @@ def _size(text: str) -> int:
     return min(len(text), 2_000) + 20
 
 
-def _pick(vectors: Vectors, texts: list[str], wanted: Sequence[str]) -> Vectors:
-    """The wanted texts' rows of the vectors, which are those of `texts`."""
-    row = {text: number for number, text in enumerate(texts)}
-    return vectors[[row[text] for text in wanted]]
+def _length(item: tuple[Key, str]) -> int:
+    return len(item[1])
 
 
 def _fail(requests: Iterable[_Request], error: Exception) -> None:
@@ -266,11 +292,3 @@ def _dimension_error(spec: ModelSpec, dimension: int) -> DimensionError:
         f"the model {spec.name!r} gives {dimension} dimensions, the source's column has {spec.dimension}: "
         f"`evervec watch … --dimension {dimension}`"
     )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -19,6 +19,7 @@ class StubEmbedder:
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
+        self.truncated = 0
 
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Spread each text's SHAKE-256 over its row; BadItemError if a text holds `evervec-poison`."""

@@ -6,7 +6,10 @@ the vectors that are there already. `revision` pins what a new machine downloads
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,11 +25,16 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from embedding.base import Vectors, available_cores
+from embedding.backends import choose, compare
+from embedding.base import Vectors
+from embedding.cores import available_cores
+from embedding.groups import plan_groups
 from evervec.errors import ModelUnavailableError
 from evervec.settings import Backend, Settings
 
 HUB_TIMEOUT_SECONDS = 10
+STREAMS_MOST = 8
+"""So many passes go side by side at most; with more cores each gets several of them."""
 MAX_CHARACTERS = 200_000
 """More than a model reads of a text; tokenising the rest would only hold up everybody else."""
 
@@ -37,32 +45,100 @@ REMEDY = (
 
 
 class SentenceTransformerEmbedder:
-    """A sentence-transformers model; it cuts off texts that are too long for it."""
+    """A sentence-transformers model; it cuts off texts that are too long for it.
+
+    Texts of similar length go through the model together, several such passes side by side on a CPU: a core that has
+    a pass of its own need not wait for the others at each layer.
+    """
 
     def __init__(self, name: str, revision: str, settings: Settings) -> None:
-        self._model = _load(name, revision or None, settings)
+        backend = _checked_backend(settings)
+        self._model = _load(name, revision or None, settings, backend)
+        self.truncated = 0
+        self.device = str(self._model.device.type)
+        cores = available_cores()
+        self.streams = min(cores, STREAMS_MOST) if self.device == "cpu" and backend is not Backend.ONNX else 1
+        self._threads = ThreadPoolExecutor(
+            self.streams, "evervec-model", _set_threads, (max(1, cores // self.streams),)
+        )
+        if backend is Backend.ONNX:
+            compare(self.encode_plain, SentenceTransformerEmbedder(name, revision, _on_torch(settings)).encode_plain)
+        else:
+            choose(self, backend, _cache_folder(settings))
         # One text shows that the model works, and how long its vectors are.
-        self.dimension = self.encode(["dimension"], "").shape[1]
+        self.dimension = self.encode_plain(["dimension"]).shape[1]
+        self.truncated = 0
+
+    @property
+    def transformer(self) -> Any:
+        """The model's transformer, a torch module."""
+        return self._model[0].auto_model
 
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the texts; without a prompt the model's own default prompt is used, if it has one."""
+        read = [text[:MAX_CHARACTERS] for text in texts]
+        groups = plan_groups(self._lengths(read, prompt), self.streams)
+        encode = partial(self._encode_group, prompt=prompt)
+        parts = [[read[number] for number in group] for group in groups]
+        found = np.concatenate([encode(parts[0])] if len(parts) == 1 else list(self._threads.map(encode, parts)))
+        vectors = np.empty_like(found)
+        vectors[np.concatenate(groups)] = found
+        return vectors
+
+    def encode_plain(self, texts: Sequence[str]) -> Vectors:
+        """Embed the texts as the model has them without a prompt of ours."""
+        return self.encode(texts, "")
+
+    def example(self) -> dict[str, Any]:
+        """What the transformer is given for two texts."""
+        preprocess = getattr(self._model, "preprocess", None) or self._model.tokenize
+        features = preprocess(["two texts", "of different length, for an example"])
+        return {name: value for name, value in features.items() if hasattr(value, "numpy")}
+
+    def use(self, forward: Callable[..., Any], *, release: bool) -> None:
+        """Compute with this in place of the transformer's own forward pass; release: free the weights in torch."""
+        self.transformer.forward = forward
+        if release:
+            for tensor in (*self.transformer.parameters(), *self.transformer.buffers()):
+                tensor.data = tensor.data.new_empty(0)
+
+    @contextmanager
+    def trying(self, forward: Callable[..., Any]) -> Iterator[None]:
+        """Compute with this for a while."""
+        self.transformer.forward = forward
+        try:
+            yield
+        finally:
+            del self.transformer.forward
+
+    def _encode_group(self, texts: list[str], prompt: str) -> Vectors:
+        """One pass through the model."""
         vectors = self._model.encode(
-            [text[:MAX_CHARACTERS] for text in texts],
+            texts,
             prompt=prompt or None,
+            batch_size=len(texts),
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,
         )
         return np.asarray(vectors, dtype=np.float32)
 
+    def _lengths(self, texts: list[str], prompt: str) -> list[int]:
+        """In tokens, as far as the model reads; what is longer is counted."""
+        limit = self._model.max_seq_length or MAX_CHARACTERS
+        tokens = self._model.tokenizer([prompt + text for text in texts], add_special_tokens=True)["input_ids"]
+        lengths = list(map(len, tokens))
+        self.truncated += sum(length > limit for length in lengths)
+        return [min(length, limit) for length in lengths]
 
-def _load(name: str, revision: str | None, settings: Settings) -> Any:
+
+def _load(name: str, revision: str | None, settings: Settings, backend: Backend) -> Any:
     cache = str(settings.model_cache) if settings.model_cache else os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     options = {
         "revision": revision,
         "cache_folder": cache,
-        "device": settings.device,
-        "backend": _checked_backend(settings.backend).value,
+        "device": "cpu" if backend is Backend.OPENVINO else settings.device,
+        "backend": "onnx" if backend is Backend.ONNX else "torch",
     }
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -85,19 +161,39 @@ def _construct(source: str, **options: Any) -> Any:
     quiet = importlib.import_module("transformers.utils.logging")
     quiet.disable_progress_bar()
     quiet.set_verbosity_error()
-    importlib.import_module("torch").set_num_threads(available_cores())
-    return importlib.import_module("sentence_transformers").SentenceTransformer(source, **options)
+    _set_threads(available_cores())
+    model = importlib.import_module("sentence_transformers").SentenceTransformer(source, **options)
+    # On a CPU 16-bit weights would be slower, and less exact than what they are compared with.
+    return model.float() if model.device.type == "cpu" and options["backend"] == "torch" else model
 
 
-def _checked_backend(backend: Backend) -> Backend:
-    needed = {Backend.OPENVINO: ("optimum", "openvino"), Backend.ONNX: ("optimum", "onnxruntime")}
-    missing = [package for package in needed.get(backend, ()) if find_spec(package) is None]
+def _set_threads(threads: int) -> None:
+    """How many threads torch uses for the calling thread's work; imported by name as above."""
+    importlib.import_module("torch").set_num_threads(threads)
+
+
+def _on_torch(settings: Settings) -> Settings:
+    return settings.model_copy(update={"backend": Backend.TORCH})
+
+
+def _cache_folder(settings: Settings) -> Path:
+    """Where converted models are kept."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (settings.model_cache or (Path(home) if home else Path.home() / ".cache")) / "evervec"
+
+
+def _checked_backend(settings: Settings) -> Backend:
+    backend = settings.backend
+    needed = {Backend.OPENVINO: ("openvino",), Backend.ONNX: ("optimum", "onnxruntime")}.get(backend, ())
+    missing = [package for package in needed if find_spec(package) is None]
     if missing:
+        extra = "evervec[openvino]" if backend is Backend.OPENVINO else "sentence-transformers[onnx]"
         raise ModelUnavailableError(
-            f"EVERVEC_BACKEND={backend} needs {' and '.join(missing)}: "
-            f"`pip install 'sentence-transformers[{backend}]'`, or unset it"
+            f"EVERVEC_BACKEND={backend} needs {' and '.join(missing)}: `pip install '{extra}'`, or unset it"
         )
-    return Backend.TORCH if backend is Backend.AUTO else backend
+    if backend is Backend.OPENVINO and settings.device not in (None, "cpu"):
+        raise ModelUnavailableError("EVERVEC_BACKEND=openvino computes on the CPU: unset it, or EVERVEC_DEVICE")
+    return backend
 
 
 def _checked_folder(folder: Path) -> str:

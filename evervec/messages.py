@@ -3,6 +3,7 @@
 Each activity takes one model and returns one, so that fields can be added without breaking workflows that run.
 """
 
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,8 @@ ITEMS_WAITING_SIGNAL = "items_waiting"
 SWEEP_STATUS_QUERY = "status"
 FETCH_ITEMS_FOR_EMBEDDING = "fetch_items_for_embedding"
 BATCH_GENERATE_EMBEDDINGS = "batch_generate_embeddings"
+SAFETY_NET_WORKFLOW = "EmbeddingSafetyNetWorkflow"
+FIND_WAITING_SOURCES = "find_waiting_sources"
 SOURCE_ATTRIBUTE = "EvervecSource"
 STATE_ATTRIBUTE = "EvervecState"
 
@@ -112,13 +115,114 @@ class ItemWorkflowStatus(Message):
     last_error: str | None
 
 
+class FetchItemsRequest(Message):
+    """Ask for a source's next items to embed, in the order of their keys, beyond `after`."""
+
+    source: str
+    after: str | None = None
+    limit: int = Field(gt=0)
+
+
+class FetchItemsResult(Message):
+    """The next page of keys, and what to do when it is empty."""
+
+    item_keys: list[str]
+    last: bool = False
+    """Nothing comes after this page."""
+    paused: bool = False
+    rate: float | None = None
+    """How many items a second may be embedded; None: no limit."""
+    wait_seconds: float | None = None
+    """Where a pass begins with an empty page: until a pending item may be taken, None when none is pending."""
+
+
+class BatchEmbeddingRequest(Message):
+    """Embed some items of one source, each if its stored vector does not fit its content any more."""
+
+    source: str
+    item_keys: list[str]
+    batch_size: int = Field(256, gt=0)
+    """How many items are written back together."""
+    force_regenerate: bool = False
+    """Embed even if the hash is unchanged."""
+    rate: float | None = Field(None, gt=0)
+    """Take at most so many items a second; None: no limit."""
+
+
+class BatchEmbeddingResult(Message):
+    """What became of the items. What is neither successful nor failed stays in the outbox as it was."""
+
+    total_items: int
+    successful: int = 0
+    """Nothing is left to do: embedded, unchanged, ineligible or gone."""
+    failed: int = 0
+    """The attempt failed: it is tried again when it is due, or given up."""
+    results: list[ItemEmbeddingResult] = []
+    """Of the failed items only."""
+    counts: dict[Outcome, int] = {}
+    """How many items had each outcome; FAILED are those that are given up."""
+    seconds: float = 0.0
+
+
+class SweepProgress(Message):
+    """What a sweep has done since it began."""
+
+    started_at: datetime
+    busy_seconds: float = 0.0
+    """Without the pauses in which nothing could be done."""
+    passes: int = 0
+    items: int = 0
+    """Items looked at; one that had to wait counts again when it is looked at again."""
+    counts: dict[Outcome, int] = {}
+    last_error: str | None = None
+
+
 class SweepWorkflowInput(Message):
     """How a source's sweep starts, and what it carries over when it continues as new."""
 
     source: str
+    after: str | None = None
+    """The last key that its pass has taken."""
+    batch_size: int | None = None
+    progress: SweepProgress | None = None
 
 
 class SweepStatus(Message):
     """The answer to the sweep's query: counts since the sweep began."""
 
     source: str
+    started_at: datetime
+    pass_number: int
+    items: int
+    """Items looked at; one that had to wait counts again when it is looked at again."""
+    embedded: int
+    unchanged: int
+    failed: int
+    """Given up."""
+    locked: int
+    others: int
+    """Ineligible, gone, changed meanwhile, or to be tried again."""
+    rate: float | None
+    """Items a second that it may embed."""
+    items_per_second: float
+    """What it does, pauses left out in which nothing could be done."""
+    last_error: str | None
+    """An error's class and SQLSTATE, never text of the row."""
+
+
+class SafetyNetInput(Message):
+    """How the safety net's workflow starts: the schedule gives the installation that it belongs to."""
+
+    instance: str
+
+
+class WaitingSourcesRequest(Message):
+    """Ask which sources have items that wait longer than they should."""
+
+    instance: str
+
+
+class WaitingSourcesResult(Message):
+    """Sources that are not paused, and the ids of their sweeps' workflows."""
+
+    sweeps: dict[str, str]

@@ -13,7 +13,7 @@ from pathlib import Path
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DefaultFailureConverter, PayloadConverter
@@ -39,6 +39,7 @@ from evervec.settings import Settings
 CONNECT_SECONDS = 10.0
 USABLE_SECONDS = 30.0
 """How long a cluster may take until every one of its hosts knows a new search attribute."""
+ASK_TIMEOUT = timedelta(seconds=3)
 
 MAX_ID_BYTES = 1000
 """Temporal's default limit (`limit.maxIDLength`)."""
@@ -243,6 +244,11 @@ def sweep_workflow_id(instance: str, source: str) -> str:
     return f"{_SWEEP_ID}{instance}/{source}"
 
 
+def is_sweep(workflow_id: str) -> bool:
+    """Whether the id is a sweep's."""
+    return workflow_id.startswith(_SWEEP_ID)
+
+
 def instance_of(workflow_id: str) -> str | None:
     """The instance that an item's workflow or a sweep belongs to; None for a workflow of another kind."""
     for prefix in (_ITEM_ID, _SWEEP_ID):
@@ -304,3 +310,17 @@ async def start_sweep_workflow(
             search_attributes=TypedSearchAttributes([SearchAttributePair(_SOURCE, source)]),
             result_type=type(None),
         )
+
+
+async def sweep_is_open(client: Client, instance: str, source: str) -> bool:
+    """Whether the source's sweep is at work. ServiceUnreachableError when Temporal is away."""
+    try:
+        with unreachable_if_away(client):
+            description = await client.get_workflow_handle(sweep_workflow_id(instance, source)).describe(
+                rpc_timeout=ASK_TIMEOUT
+            )
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return description.status is WorkflowExecutionStatus.RUNNING

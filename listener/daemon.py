@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from db.connection import connect as connect_database
 from db.listen import NotificationStream
-from db.outbox import Outbox, OutboxItem
+from db.outbox import Outbox
 from evervec.errors import DatabaseError, EvervecError
 from evervec.log import describe_error, get_logger
 from evervec.settings import Settings
-from evervec.temporal import connect as connect_temporal
-from evervec.temporal import ensure_search_attributes, fits_workflow_id, start_item_workflow
 from listener.backoff import Backoff
+from listener.census import Census
+from listener.lanes import Lanes
 from listener.lookout import Filler, Lookout
 from listener.notify import Ear
 from listener.route import Router
@@ -27,6 +27,9 @@ HELP_SECONDS = 300.0
 """How long to help a leader that is stuck, before trying again to take its place."""
 STEADY_SECONDS = 10.0
 """A connection that lasted longer was a good one: the next is tried for at once."""
+
+# A server without schedules, or a client that may not make one.
+_NO_SCHEDULES = {RPCStatusCode.UNIMPLEMENTED, RPCStatusCode.PERMISSION_DENIED}
 
 _log = get_logger(__name__)
 
@@ -51,6 +54,9 @@ class ListenerStatus:
     under_way: int
     """Items that were signalled and not seen to leave the outbox yet."""
     signalled: int
+    """Signals to items' workflows."""
+    swept: int
+    """Signals to sweeps: that items wait."""
     heard: int
     """Notifications, garbage included."""
     garbage: int
@@ -65,31 +71,30 @@ class Listener:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._role = Role.STOPPED
-        self._instance = ""
-        self._temporal: Client | None = None
+        self._lanes = Lanes(settings)
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
         self._backoff = Backoff()
         self._bell = asyncio.Event()
-        self._router = Router(settings, self._signal, self._fits, time.monotonic)
+        self._router = Router(settings, self._lanes, time.monotonic)
         self._ear = Ear(self._router, self._bell)
         self._lookout = Lookout(self._router, self._bell)
         self._filler = Filler(self._bell)
+        self._census = Census()
         self._standby = Standby()
 
     async def start(self) -> None:
         """Connect and go to work. ServiceUnreachableError when PostgreSQL or Temporal is not there at first."""
         stream = await NotificationStream.open(self._settings.listen_conninfo)
         try:
-            self._instance = await Outbox(stream.connection).instance()
-            self._temporal = await connect_temporal(self._settings)
-            await ensure_search_attributes(self._temporal)
+            self._lanes.instance = await Outbox(stream.connection).instance()
+            await self._lanes.connect()
         except BaseException:
             await stream.close()
             raise
         self._stopping = False
         self._running = asyncio.create_task(self._run(stream))
-        _log.info("listener started", instance=self._instance, temporal=self._settings.temporal_address)
+        _log.info("listener started", instance=self._lanes.instance, temporal=self._settings.temporal_address)
 
     async def wait(self) -> None:
         """Wait until the listener ends, which it does by itself only on a programming error: that is raised here."""
@@ -113,6 +118,7 @@ class Listener:
             waiting=self._router.waiting,
             under_way=self._router.under_way,
             signalled=self._router.signalled,
+            swept=self._router.swept,
             heard=self._ear.heard,
             garbage=self._ear.garbage,
             filling=self._filler.filling,
@@ -156,14 +162,22 @@ class Listener:
     async def _work(self, stream: NotificationStream, role: Role) -> None:
         # Who listens before the first look misses nothing: what commits before the look is seen, later it is heard.
         await stream.listen()
-        async with self._outbox() as outbox, self._outbox() as filling, asyncio.TaskGroup() as parts:
-            self._instance = await outbox.instance()
+        async with (
+            self._outbox() as outbox,
+            self._outbox() as filling,
+            self._outbox() as counting,
+            asyncio.TaskGroup() as parts,
+        ):
+            self._lanes.instance = await outbox.instance()
             self._role = role
-            _log.info("listener leads" if role is Role.LEADING else "listener helps", instance=self._instance)
+            _log.info("listener leads" if role is Role.LEADING else "listener helps", instance=self._lanes.instance)
             parts.create_task(self._ear.run(stream))
             parts.create_task(self._lookout.run(outbox))
             parts.create_task(self._router.run(outbox))
             parts.create_task(self._filler.run(filling))
+            parts.create_task(self._census.run(counting))
+            if role is Role.LEADING:
+                parts.create_task(self._keep_schedule())
 
     @asynccontextmanager
     async def _outbox(self) -> AsyncIterator[Outbox]:
@@ -171,19 +185,19 @@ class Listener:
         async with connection:
             yield Outbox(connection)
 
-    async def _signal(self, item: OutboxItem) -> None:
-        assert self._temporal  # noqa: S101 - start() connects before anything can be signalled
-        await start_item_workflow(
-            self._temporal,
-            self._settings,
-            self._instance,
-            item.source,
-            item.item_key,
-            content_hash=item.content_hash,
-        )
-
-    def _fits(self, item: OutboxItem) -> bool:
-        return fits_workflow_id(self._instance, item.source, item.item_key)
+    async def _keep_schedule(self) -> None:
+        """Make the schedule of the safety net. It can wait, and where it can't be had all else goes on without."""
+        backoff = Backoff(first=1.0, longest=60.0)
+        while True:
+            try:
+                await self._lanes.ensure_schedule()
+            except (EvervecError, RPCError) as error:
+                if isinstance(error, RPCError) and error.status in _NO_SCHEDULES:
+                    _log.warning("no schedule sweeps what nobody hears of", error=error.status.name)
+                    return
+                await asyncio.sleep(backoff.next())
+            else:
+                return
 
 
 def _tell(errors: BaseExceptionGroup[EvervecError]) -> str:

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
 from typing import Protocol
 
 from db.outbox import FillPage, OutboxItem
@@ -14,12 +16,10 @@ from listener.debounce import Clock
 from listener.route import Router
 
 IDLE_SECONDS = 1.0
-BUSY_SECONDS = 0.25
 SETTLE_SECONDS = 0.03
 """After a ring, until those have committed that did not ring because somebody was ringing already."""
-PAGE = 500
-PAGES = 4
-"""Pages a look, so that a look costs the same however long the outbox is; the next look goes on where it ended."""
+REST = 3
+"""How many times as long as a look took no other is made."""
 FILL_PAGE = 500
 
 _log = get_logger(__name__)
@@ -28,8 +28,8 @@ _log = get_logger(__name__)
 class Reader(Protocol):
     """The outbox, as far as a look needs it."""
 
-    async def read(self, after: tuple[str, str] | None, limit: int) -> list[OutboxItem]:
-        """The next pending items after this source and key."""
+    async def waiting(self, limit: int) -> list[OutboxItem]:
+        """The items that are due, at most so many of each source, source by source."""
 
     async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
         """Those of the items that are pending."""
@@ -49,33 +49,29 @@ class Lookout:
         self._router = router
         self._bell = bell
         self._clock = clock
-        self._after: tuple[str, str] | None = None
 
     async def run(self, outbox: Reader) -> None:
         """Look, wait, look again, until cancelled. ServiceUnreachableError when the database is lost."""
-        self._after = None
         while True:
-            busy = await self.look(outbox)
-            await self._pause(BUSY_SECONDS if busy else IDLE_SECONDS)
+            started = self._clock()
+            await self.look(outbox)
+            await self._pause(REST * (self._clock() - started))
 
-    async def look(self, outbox: Reader) -> bool:
-        """Look once; returns whether something has come or gone."""
-        moved = await self._router.settle(outbox)
-        for _ in range(PAGES):
-            seen_at = self._clock()
-            page = await outbox.read(self._after, PAGE)
-            moved += sum(self._router.seen(item, seen_at) for item in page)
-            self._after = (page[-1].source, page[-1].item_key) if len(page) == PAGE else None
-            if self._after is None:
-                break
-        return moved > 0
+    async def look(self, outbox: Reader) -> None:
+        """Look once; that costs the same however long the outbox is."""
+        await self._router.settle(outbox)
+        seen_at = self._clock()
+        items = await outbox.waiting(self._router.threshold + 1)
+        async with asyncio.TaskGroup() as looks:  # Temporal may have to be asked about each source
+            for source, found in groupby(items, key=attrgetter("source")):
+                looks.create_task(self._router.found(source, list(found), seen_at))
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, least: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(max(least, IDLE_SECONDS)):
                 await self._bell.wait()
         if self._bell.is_set():
-            await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(max(least, SETTLE_SECONDS))
             self._bell.clear()
 
 

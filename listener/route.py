@@ -1,7 +1,7 @@
-"""Which items go to Temporal, when, and how many at a time."""
+"""Which items go to Temporal, when, and by which lane."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -15,14 +15,15 @@ from evervec.settings import Settings
 from listener.backoff import Backoff
 from listener.debounce import Clock, Debouncer, Key
 from listener.sent import Sent
-from listener.window import Window
+from listener.sweeps import Sweeps
 
 CAPACITY = 10_000
-"""Items held in each lane; what does not fit is found in the outbox."""
-SENT_CAPACITY = 20_000
+"""Items held; what does not fit is found in the outbox."""
 BATCH = 32
 CALLS = 32
 """Calls to Temporal at once."""
+SWEEP = "\0"
+"""In place of a key: the source's sweep. No key has a NUL in it, since PostgreSQL has none in its texts."""
 
 # What these say is wrong with the one workflow that was called, not with Temporal.
 _ITS_OWN_FAULT = {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.OUT_OF_RANGE}
@@ -37,101 +38,121 @@ class Finder(Protocol):
         """Those of the items that are pending in sources that are not paused."""
 
 
-class Router:
-    """Two lanes of items that wait to be quiet, and the way from there to Temporal.
+class Ways(Protocol):
+    """Temporal, as far as the router needs it."""
 
-    What is heard by NOTIFY is live, unless a source has more than `sweep_threshold` items waiting: then it is bulk, and
-    found in the outbox like all else that was not heard. Live items go first, and are not held up by the window that
-    bulk items have to pass.
+    def fits(self, item: OutboxItem) -> bool:
+        """Whether the item can have a workflow of its own."""
+
+    async def signal_item(self, item: OutboxItem) -> None:
+        """Tell the item's workflow that it changed."""
+
+    async def signal_sweep(self, source: str) -> None:
+        """Tell the source's sweep that items wait."""
+
+    async def sweep_is_open(self, source: str) -> bool:
+        """Whether the source's sweep is at work."""
+
+
+class Router:
+    """Items, and sweeps to be started, that wait to be quiet; and their way from there to Temporal.
+
+    What is heard by NOTIFY goes live, whatever the source's sweep does, unless more than `sweep_threshold` items of the
+    source are on their way already: the rest is found in the outbox. What is found there goes the same way if it
+    is few; what is more than the threshold, throttled, or has a key too long for a workflow, is the sweep's, and so is
+    all that is found while the sweep is open.
 
     What is due is looked up in the outbox before it is signalled: a notification is a hint that anybody can forge.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        signal: Callable[[OutboxItem], Awaitable[None]],
-        fits: Callable[[OutboxItem], bool],
-        clock: Clock,
-    ) -> None:
-        window, longest = settings.debounce_ms / 1000, settings.debounce_max_ms / 1000
-        self._live = Debouncer(window, longest, CAPACITY, clock)
-        self._bulk = Debouncer(window, longest, CAPACITY, clock)
-        self._debounce_seconds = window
-        self._threshold = settings.sweep_threshold
-        self._sent = Sent(SENT_CAPACITY, clock)
-        self._window = Window(clock)
-        self._signal = signal
-        self._fits = fits
+    def __init__(self, settings: Settings, ways: Ways, clock: Clock) -> None:
+        self._waiting = Debouncer(settings.debounce_ms / 1000, settings.debounce_max_ms / 1000, CAPACITY, clock)
+        self.threshold = settings.sweep_threshold
+        """More waiting items of a source than these are bulk work."""
+        self._sent = Sent(CAPACITY, clock)
+        self._sweeps = Sweeps(ways.sweep_is_open, clock)
+        self._latest: dict[str, int] = {}  # the highest version of each source that a sweep should know of
+        self._in_hand: list[Key] = []  # taken out of those that wait, and not sent yet
+        self._ways = ways
         self._filled = asyncio.Event()
         self._calls = asyncio.Semaphore(CALLS)
         self._backoff = Backoff()
         self.away = False
         """Temporal does not take our calls."""
         self.signalled = 0
-        """Signals that got through."""
+        """Signals to items' workflows that got through."""
+        self.swept = 0
+        """Signals to sweeps that got through."""
 
     @property
     def waiting(self) -> int:
-        """Items that wait to be quiet."""
-        return len(self._live) + len(self._bulk)
+        """Items that wait to be quiet, and sweeps to be started."""
+        return len(self._waiting)
 
     @property
     def under_way(self) -> int:
         """Items that were signalled and not seen to leave the outbox yet."""
         return len(self._sent)
 
-    # What comes in. None of these waits.
+    # What comes in by NOTIFY. None of this waits.
 
     def changed(self, key: Key, content_hash: str) -> None:
         """The item was heard of."""
-        if key in self._live or self._live.count(key.source) < self._threshold:
-            self._bulk.drop(key)
-            self._put(self._live, key, content_hash)
-        elif key in self._bulk:
-            self._put(self._bulk, key, content_hash)
+        if key in self._waiting or key in self._sent or self._on_their_way(key.source) < self.threshold:
+            self._put(key, content_hash)
 
     def gone(self, key: Key) -> None:
         """The item was deleted: nothing waits for it any more, and its workflow ends by itself."""
-        self._live.drop(key)
-        self._bulk.drop(key)
+        self._waiting.drop(key)
         self._sent.forget(key)
 
-    def seen(self, item: OutboxItem, seen_at: float) -> bool:
-        """The item was in the outbox at `seen_at`. Returns whether that was news, and there was room for it."""
-        key = Key(item.source, item.item_key)
-        for lane in (self._live, self._bulk):
-            if key in lane:
-                lane.see(key, item.content_hash, seen_at)
-                return False
-        if self._sent.rests(key, item.version) or not self._has_room(key):
-            return False
-        return self._put(self._bulk, key, item.content_hash)
+    def _on_their_way(self, source: str) -> int:
+        in_hand = sum(key.source == source and key not in self._sent for key in self._in_hand)
+        return self._waiting.count(source) + in_hand + self._sent.under_way(source)
 
-    def _has_room(self, key: Key) -> bool:
-        if key in self._sent:
-            return True
-        under_way = self._sent.under_way(key.source) + self._bulk.count(key.source)
-        # What a stage of the way holds is the rate times the time that it takes; the window is the rate of a second.
-        return under_way < self._window.size(key.source) * (1 + self._debounce_seconds)
-
-    def _put(self, lane: Debouncer, key: Key, content_hash: str | None) -> bool:
-        taken = lane.put(key, content_hash)
+    def _put(self, key: Key, content_hash: str | None) -> None:
+        self._waiting.put(key, content_hash)
         self._filled.set()
-        return taken
+
+    # What is found in the outbox.
+
+    async def found(self, source: str, items: Sequence[OutboxItem], seen_at: float) -> None:
+        """These items of one source were in the outbox at `seen_at`; more than `threshold` of them stand for many."""
+        new = [item for item in items if not self._knows(item, seen_at)]
+        if not new:
+            return
+        bulk = len(items) > self.threshold or any(item.throttled or not self._ways.fits(item) for item in new)
+        version = max(item.version for item in items)
+        news = self._sweeps.is_news(source, version)
+        # Bulk that the sweep may not know of needs no question: to tell the sweep is to start it where there is none.
+        is_open = (bulk and news) or await self._sweeps.is_open(source)
+        if not (is_open or bulk):
+            for item in new:
+                self._put(Key(source, item.item_key), item.content_hash)
+        elif news or not is_open:
+            self._tell_sweep(source, version)
+
+    def _knows(self, item: OutboxItem, seen_at: float) -> bool:
+        key = Key(item.source, item.item_key)
+        if key in self._waiting:
+            self._waiting.see(key, item.content_hash, seen_at)
+            return True
+        return self._sent.rests(key, item.version)
+
+    def _tell_sweep(self, source: str, version: int) -> None:
+        # The window begins with the first news and not anew with each: the sweep itself leaves alone what is not quiet.
+        key = Key(source, SWEEP)
+        self._latest[source] = max(version, self._latest.get(source, 0))
+        if key not in self._waiting:
+            self._put(key, None)
+
+    async def settle(self, outbox: Finder, limit: int = 500) -> None:
+        """Look for signalled items in the outbox, and forget those that have left it."""
+        keys = self._sent.next_keys(limit)
+        for key in set(keys) - {Key(item.source, item.item_key) for item in await outbox.find(keys)}:
+            self._sent.forget(key)
 
     # What goes out.
-
-    async def settle(self, outbox: Finder, limit: int = 500) -> int:
-        """Look for signalled items in the outbox; returns how many have left it."""
-        keys = self._sent.next_keys(limit)
-        if not keys:
-            return 0
-        left = set(keys) - {Key(item.source, item.item_key) for item in await outbox.find(keys)}
-        for key in left:
-            self._sent.forget(key)
-            self._window.done(key.source)
-        return len(left)
 
     async def run(self, outbox: Finder) -> None:
         """Signal what is due, until cancelled. ServiceUnreachableError when the database is lost."""
@@ -139,64 +160,67 @@ class Router:
             while True:
                 if self.away:
                     await asyncio.sleep(self._backoff.next())
-                lane, keys = await self._next_due(1 if self.away else BATCH)
-                for item in await self._confirm(outbox, keys):
+                self._in_hand = await self._next_due(1 if self.away else BATCH)
+                for key, item in await self._confirm(outbox, self._in_hand):
                     await self._calls.acquire()
-                    call = calls.create_task(self._send(item, lane))
+                    if item:
+                        self._sent.add(key, item.version)
+                    call = calls.create_task(self._send(key, item))
                     if self.away:
                         await call
 
-    async def _next_due(self, limit: int) -> tuple[Debouncer, list[Key]]:
+    async def _next_due(self, limit: int) -> list[Key]:
         while True:
-            for lane in (self._live, self._bulk):
-                if due := lane.pop_due(limit):
-                    return lane, [key for key, _hash in due]
+            if due := self._waiting.pop_due(limit):
+                return [key for key, _hash in due]
+            self._in_hand = []
             self._filled.clear()
-            pauses = [pause for lane in (self._live, self._bulk) if (pause := lane.due_in()) is not None]
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(pauses, default=None)):
+                async with asyncio.timeout(self._waiting.due_in()):
                     await self._filled.wait()
 
-    async def _confirm(self, outbox: Finder, keys: list[Key]) -> list[OutboxItem]:
+    async def _confirm(self, outbox: Finder, keys: list[Key]) -> list[tuple[Key, OutboxItem | None]]:
+        """Sweeps, and those of the items that wait and were not signalled yet."""
+        confirmed: list[tuple[Key, OutboxItem | None]] = [(key, None) for key in keys if key.item_key == SWEEP]
+        items = [key for key in keys if key.item_key != SWEEP]
         try:
-            pending = await outbox.find(keys)
+            pending = await outbox.find(items)
         except (DatabaseError, UnicodeEncodeError) as error:  # a forged key that the encoding does not have
-            _log.warning("notified items could not be looked up", items=len(keys), error=describe_error(error))
-            return []
-        return [item for item in pending if self._may_be_sent(item)]
+            _log.warning("notified items could not be looked up", items=len(items), error=describe_error(error))
+            return confirmed
+        for item in pending:
+            key = Key(item.source, item.item_key)
+            if not self._ways.fits(item):
+                self._tell_sweep(item.source, item.version)
+            elif not self._sent.rests(key, item.version):
+                confirmed.append((key, item))
+        return confirmed
 
-    def _may_be_sent(self, item: OutboxItem) -> bool:
-        key = Key(item.source, item.item_key)
-        if self._sent.rests(key, item.version):
-            return False
-        if self._fits(item):
-            return True
-        if self._sent.park(key, item.version):
-            _log.warning("a key is too long for a workflow id: the item stays in the outbox", source=item.source)
-        return False
-
-    async def _send(self, item: OutboxItem, lane: Debouncer) -> None:
-        key = Key(item.source, item.item_key)
-        self._sent.add(key, item.version)
+    async def _send(self, key: Key, item: OutboxItem | None) -> None:
+        latest = self._latest.get(key.source, 0)
         try:
-            await self._signal(item)
+            await (self._ways.signal_item(item) if item else self._ways.signal_sweep(key.source))
         except (EvervecError, TemporalError) as error:
-            self._not_sent(key, item, lane, error)
+            self._not_sent(key, item, error)
         else:
-            self.signalled += 1
+            if item:
+                self.signalled += 1
+            else:
+                self._sweeps.told(key.source, latest)
+                self.swept += 1
             self._here()
         finally:
             self._calls.release()
 
-    def _not_sent(self, key: Key, item: OutboxItem, lane: Debouncer, error: Exception) -> None:
+    def _not_sent(self, key: Key, item: OutboxItem | None, error: Exception) -> None:
         status = error.status if isinstance(error, RPCError) else None
         name = status.name if status else describe_error(error)
         if status in _ITS_OWN_FAULT:
-            _log.error("Temporal refused to start or signal an item's workflow", source=item.source, error=name)
-            return  # remembered as sent: tried again, more and more rarely
+            _log.error("Temporal refused to start or signal a workflow", source=key.source, error=name)
+            return  # an item is remembered as sent, and tried again more and more rarely
         self._sent.forget(key)
-        if key not in lane:
-            self._put(lane, key, item.content_hash)
+        if key not in self._waiting:
+            self._put(key, item and item.content_hash)
         if not self.away:
             _log.warning("Temporal is away; what changes meanwhile waits in the outbox", error=name)
             self.away = True

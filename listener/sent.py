@@ -58,12 +58,6 @@ class Sent:
         self._remember(key, _Sent(version, tries, self._clock() + pause))
         return tries
 
-    def park(self, key: Key, version: int) -> bool:
-        """The item can't be signalled; leave it alone for 10 min. Returns whether it is the first time."""
-        former = self._take(key)
-        self._remember(key, _Sent(version, SLOW_TRIES, self._clock() + LONGEST_SECONDS))
-        return former is None
-
     def forget(self, key: Key) -> None:
         """The item left the outbox, or its signal did not get through."""
         self._take(key)

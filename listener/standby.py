@@ -22,8 +22,8 @@ class Candidate(Protocol):
     async def try_lead(self) -> bool:
         """Whether this connection leads now."""
 
-    async def read(self, after: tuple[str, str] | None, limit: int) -> list[OutboxItem]:
-        """The next pending items after this source and key."""
+    async def read(self, limit: int) -> list[OutboxItem]:
+        """The first pending items."""
 
     async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
         """Those of the items that are pending."""
@@ -53,6 +53,6 @@ class Standby:
 
     async def _stuck(self, outbox: Candidate) -> bool:
         if len(await outbox.find(self._sample)) < len(self._sample) or not self._sample:
-            self._sample = [Key(item.source, item.item_key) for item in await outbox.read(None, SAMPLE)]
+            self._sample = [Key(item.source, item.item_key) for item in await outbox.read(SAMPLE)]
             self._moved_at = self._clock()
         return self._clock() - self._moved_at > PATIENCE_SECONDS

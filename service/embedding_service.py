@@ -19,6 +19,8 @@ from evervec.temporal import (
     fits_workflow_id,
     item_workflow_id,
     start_item_workflow,
+    start_sweep_workflow,
+    sweep_workflow_id,
     unreachable_if_away,
 )
 from service.refire import check_keys, refire_keys
@@ -92,31 +94,42 @@ class EmbeddingService:
         return workflow_id
 
     async def start_batch_embedding(self, item_keys: Iterable[object], force_regenerate: bool = False) -> list[str]:
-        """The same for many items; returns their workflows' ids, in the order of the keys.
+        """The same for many items; returns the ids of the workflows that embed them.
 
-        ItemNotFoundError when a key has no row, ConfigurationError when one is too long for a workflow's id: then
-        nothing is started.
+        Up to `sweep_threshold` keys: an id for each, in their order; a key too long for a workflow of its own has the
+        id of the source's sweep. More keys: one id, that of the sweep, which embeds all that waits in the source.
+        It ends when nothing does.
+
+        ItemNotFoundError when a key has no row: then nothing is started.
         """
         keys = [str(key) for key in item_keys]
         await check_keys(self._sources, self._source, keys)
-        self._check_lengths(keys)
         client = await self._client()
         # In the outbox first: from here on it gets done, whatever becomes of this process.
         await refire_keys(self._sources, self._source, keys, force=force_regenerate)
+        if len(keys) > self._settings.sweep_threshold:
+            return [await self._start_sweep(client)]
         at_once = asyncio.Semaphore(STARTS_AT_ONCE)
 
         async def start(key: str) -> str:
             async with at_once:
-                # That it is forced, the outbox says; said twice, it would be embedded twice.
-                await start_item_workflow(
-                    client, self._settings, self._instance, self._source, key, content_hash=None, force=False
-                )
-                return item_workflow_id(self._instance, self._source, key)
+                return await self._start(client, key)
 
         return await asyncio.gather(*map(start, keys))
 
+    async def _start(self, client: Client, key: str) -> str:
+        if not fits_workflow_id(self._instance, self._source, key):
+            return await self._start_sweep(client)
+        # That it is forced, the outbox says; said twice, it would be embedded twice.
+        await start_item_workflow(client, self._settings, self._instance, self._source, key, content_hash=None)
+        return item_workflow_id(self._instance, self._source, key)
+
+    async def _start_sweep(self, client: Client) -> str:
+        await start_sweep_workflow(client, self._settings, self._instance, self._source)
+        return sweep_workflow_id(self._instance, self._source)
+
     async def get_embedding_status(self, workflow_id: str) -> WorkflowStatus:
-        """Where a workflow stands: Temporal's status, the item's state, rounds and last error.
+        """Where a workflow stands: Temporal's status, the item's state, rounds and last error; of a sweep its counts.
 
         ItemNotFoundError when there is no such workflow.
         """
@@ -126,7 +139,7 @@ class EmbeddingService:
         return status
 
     async def cancel_embedding_workflow(self, workflow_id: str) -> None:
-        """Cancel a workflow that runs. Its item, if it waits, stays in the outbox and gets another one.
+        """Cancel a workflow that runs, an item's or a sweep. What waits stays in the outbox and is taken up anew.
 
         To stop the work on a source, pause it. One that has ended is left alone; ItemNotFoundError when there is none.
         """
@@ -152,11 +165,6 @@ class EmbeddingService:
         if len(names) != 1:
             raise ConfigurationError(f"name one of the sources: there are {', '.join(names) or 'none'}")
         return names[0]
-
-    def _check_lengths(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            if not fits_workflow_id(self._instance, self._source, key):
-                raise ConfigurationError(f"the key {key[:40]!r}… is too long for a workflow of its own")
 
     async def _client(self) -> Client:
         async with self._connecting:

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from db.sources import Explanation, Sources
+from db.sources import Explanation, Source, Sources
 
 
 class ItemState(StrEnum):
@@ -34,14 +34,14 @@ class ItemReport:
 
 async def explain(sources: Sources, source: str, key: str) -> ItemReport:
     """The state of an item and the reason for it; the item need not exist."""
-    filling = (await sources.get(source)).filling
+    about = await sources.get(source)
     found = await sources.explain(source, key)
     state = _state(found)
     return ItemReport(
         source=source,
         key=key,
         state=state,
-        reason=_reason(found, state, source, filling=filling),
+        reason=_reason(found, state, about),
         content_hash=found.content_hash,
         embedding_hash=found.embedding_hash,
         embedded_at=found.embedded_at if found.embedding_hash else None,
@@ -59,19 +59,19 @@ def _state(found: Explanation) -> ItemState:
     return ItemState.FRESH if found.embedding_hash == found.content_hash else ItemState.STALE
 
 
-def _reason(found: Explanation, state: ItemState, source: str, *, filling: bool) -> str:
+def _reason(found: Explanation, state: ItemState, source: Source) -> str:
     match state:
         case ItemState.MISSING:
             return "no row has this key"
         case ItemState.INELIGIBLE:
             return _why_ineligible(found)
         case ItemState.FAILED:
-            return f"{_why_failed(found)}; `evervec retry {source}` tries again"
+            return f"{_why_failed(found)}; `evervec retry {source.name}` tries again"
         case ItemState.FRESH:
             again = f"; to be embedded again: {_why_waiting(found, source)}" if found.outbox else ""
             return f"the vector of the present content was written at {_time(found.embedded_at)}{again}"
         case ItemState.STALE:
-            return f"{_why_stale(found)}; {_why_still_stale(found, source, filling=filling)}"
+            return f"{_why_stale(found)}; {_why_still_stale(found, source)}"
 
 
 def _why_ineligible(found: Explanation) -> str:
@@ -93,23 +93,27 @@ def _why_stale(found: Explanation) -> str:
     return f"the content changed since it was embedded at {_time(found.embedded_at)}"
 
 
-def _why_still_stale(found: Explanation, source: str, *, filling: bool) -> str:
+def _why_still_stale(found: Explanation, source: Source) -> str:
     if found.outbox:
         return _why_waiting(found, source)
-    if filling:
+    if source.filling:
         return "the first fill has yet to come to it"
-    return f"not in the outbox: `evervec verify {source} --repair` enqueues it"
+    return f"not in the outbox: `evervec verify {source.name} --repair` enqueues it"
 
 
-def _why_waiting(found: Explanation, source: str) -> str:
+def _why_waiting(found: Explanation, source: Source) -> str:
     assert found.outbox  # noqa: S101 - what waits is in the outbox
     reason = f"waiting since {found.outbox['queued_at']}"
     if found.paused:
-        reason += f", the source is paused: `evervec resume {source}`"
+        reason += f", the source is paused: `evervec resume {source.name}`"
+    if source.rate:
+        reason += f", at most {source.rate:g} items a second are swept: `evervec.throttle` changes that"
     if found.outbox["attempts"]:
         reason += f", {_count(found.outbox['attempts'], 'attempt')} failed"
     if found.outbox["last_error"]:
         reason += f", last error: {found.outbox['last_error']}"
+    if found.outbox["attempts"]:
+        reason += f", next attempt due at {found.outbox['due_at']}"
     return reason
 
 

@@ -12,11 +12,15 @@ from evervec.errors import ItemNotFoundError
 
 T = TypeVar("T")
 
-PAGE_SIZE = 1000
-"""Rows looked at in one short transaction."""
+PAGE_SIZE = 2000
+"""Rows looked at in one short transaction: 40 ms."""
+KEYS_SIZE = 1000
+"""Keys looked up in one short transaction."""
 LOCKED_SECONDS = 0.5
 """How long to wait for a user's transaction that holds a row of a page."""
 POLL_SECONDS = 0.2
+POLL_REST = 9
+"""How many times as long as it took to count what is left it is not counted again: the count reads all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +54,30 @@ async def refire(
 ) -> AsyncIterator[Progress]:
     """Enqueue the stale items that satisfy the predicate (forced: all eligible ones); yields after each page.
 
-    At most `rate` items a second are enqueued, if it is given.
+    At most `rate` items a second are embedded, if it is given, until nothing of the source waits any more.
     """
-    limit = PAGE_SIZE if rate is None else max(1, min(PAGE_SIZE, int(rate)))
     progress = Progress()
     after: str | None = None
     while True:
-        started = time.monotonic()
         page = await _when_unlocked(
-            partial(sources.refire_page, source, predicate, force=force, after=after, limit=limit)
+            partial(sources.refire_page, source, predicate, force=force, after=after, limit=PAGE_SIZE)
         )
+        if rate is not None and page.enqueued and not progress.enqueued:
+            # Not before something waits: the limit is lifted when nothing does.
+            await sources.throttle(source, rate)
         progress, after = progress.plus(page), page.last_key
         yield progress
-        if page.scanned < limit:
+        if page.scanned < PAGE_SIZE:
             return
-        if rate is not None:
-            await asyncio.sleep(started + page.enqueued / rate - time.monotonic())
 
 
 async def refire_keys(sources: Sources, source: str, item_keys: Sequence[str], *, force: bool) -> int:
     """Enqueue those of the items that are stale (forced: all that are eligible); returns how many."""
-    return await _when_unlocked(lambda: sources.refire_keys(source, item_keys, force=force))
+    enqueued = 0
+    for first in range(0, len(item_keys), KEYS_SIZE):
+        page = item_keys[first : first + KEYS_SIZE]
+        enqueued += await _when_unlocked(partial(sources.refire_keys, source, page, force=force))
+    return enqueued
 
 
 async def retry(sources: Sources, source: str, item_keys: Sequence[str] | None = None) -> int:
@@ -107,4 +114,4 @@ async def wait_until_done(
             if until is None:
                 until = await sources.last_version()
                 continue
-        await asyncio.sleep(max(POLL_SECONDS, 3 * (time.monotonic() - asked)))
+        await asyncio.sleep(max(POLL_SECONDS, POLL_REST * (time.monotonic() - asked)))

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import NoReturn
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
@@ -23,20 +23,11 @@ with workflow.unsafe.imports_passed_through():
         ItemWorkflowStatus,
         Outcome,
     )
+    from workflows.retries import HEARTBEAT_TIMEOUT, NO_SUCH_SOURCE, RETRY_POLICY
 
 STATE = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
 
-NO_SUCH_SOURCE = "SourceNotFoundError"
-
-# Attempts have no end here: those that a bad item is to blame for are counted in the database.
-RETRY_POLICY = RetryPolicy(
-    initial_interval=timedelta(seconds=1),
-    backoff_coefficient=2,
-    maximum_interval=timedelta(seconds=30),
-    non_retryable_error_types=[NO_SUCH_SOURCE, "ConfigurationError", "DimensionError", "ItemNotFoundError"],
-)
 ATTEMPT_TIMEOUT = timedelta(minutes=10)
-HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 SHORTEST_TIMER = 0.01
 
 # The state after each outcome. The others leave the item pending: what they wait for sends a signal of its own.

@@ -107,27 +107,35 @@ async def _item(source: str, key: str, as_json: bool) -> None:
     settings = command_settings()
     async with open_sources(settings) as sources:
         report = await explain(sources, source, key)
-        workflow = await _workflow(settings, sources, source, key)
+        workflow = await _workflow(settings, sources, report)
     if as_json:
-        print_json({**asdict(report), "workflow": workflow and workflow._asdict()})
+        print_json({**asdict(report), "workflow": workflow and _document(workflow)})
     else:
         _show_item(report, workflow)
     if report.state is ItemState.MISSING:
         raise ItemNotFoundError(f"source {source!r} has no item with the key {key}")
 
 
-async def _workflow(settings: Settings, sources: Sources, source: str, key: str) -> "WorkflowStatus | None":
-    """The item's workflow; None when there is none, or when Temporal does not say."""
+async def _workflow(settings: Settings, sources: Sources, report: ItemReport) -> "WorkflowStatus | None":
+    """The item's workflow, or the sweep that an item waits for; None when Temporal knows of none, or does not say."""
     # Temporal's client takes long to import, and only this command needs it.
     from temporalio.service import RPCError  # noqa: PLC0415
 
-    from evervec.temporal import connect, item_workflow_id  # noqa: PLC0415
+    from evervec.temporal import connect, fits_workflow_id, item_workflow_id, sweep_workflow_id  # noqa: PLC0415
     from service.workflow import workflow_status  # noqa: PLC0415
 
-    workflow_id = item_workflow_id(await sources.instance(), source, key)
+    instance = await sources.instance()
+    of_its_own = fits_workflow_id(instance, report.source, report.key)
     try:
         async with asyncio.timeout(TEMPORAL_SECONDS):
-            return await workflow_status(await connect(settings), workflow_id)
+            client = await connect(settings)
+            found = None
+            if of_its_own:
+                found = await workflow_status(client, item_workflow_id(instance, report.source, report.key))
+            if report.outbox and not (found and found.status == "running" and found.state == "pending"):
+                sweep = await workflow_status(client, sweep_workflow_id(instance, report.source))
+                found = sweep if sweep and sweep.status == "running" else found
+            return found
     except EvervecError as error:
         note(f"note: the workflow is not known: {error}")
     except (RPCError, TimeoutError) as error:
@@ -154,11 +162,19 @@ def _show_item(report: ItemReport, workflow: "WorkflowStatus | None") -> None:
     stdout().print(shown)
 
 
+def _document(workflow: "WorkflowStatus") -> dict[str, Any]:
+    document = workflow._asdict()
+    sweep = document.pop("sweep")
+    return document | ({"sweep": sweep.model_dump(mode="json")} if sweep else {})
+
+
 def _facts(workflow: "WorkflowStatus") -> list[str]:
     facts = [workflow.status]
     if workflow.state:
         facts.append(f"item {workflow.state}")
     facts.append("no worker answers for it" if workflow.rounds is None else counted(workflow.rounds, "round"))
+    if workflow.sweep:
+        facts.append(f"{counted(workflow.sweep.items, 'item')} looked at, {workflow.sweep.items_per_second:,.0f}/s")
     if workflow.last_error:
         facts.append(f"last error: {workflow.last_error}")
     return facts

@@ -5,7 +5,18 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from cli.commands.options import AnySource, Ids, Json, Source, Wait, parse_ids
 from cli.output import counted, note, print_json, stderr
@@ -33,10 +44,21 @@ class Work:
         return not (self.pending or self.failed)
 
 
+class RateColumn(ProgressColumn):
+    """How many items a second are done."""
+
+    def render(self, task: Task) -> Text:
+        """`123/s`, or nothing as long as it is not known."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="progress.data.speed")
+
+
 def backfill(
     source: AnySource = None,
     where: Annotated[str, typer.Option(metavar="SQL", help="only rows that satisfy this predicate")] = "true",
-    rate: Annotated[float | None, typer.Option(min=0.01, metavar="N", help="enqueue N items a second at most")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, metavar="N", help="embed N items a second at most; run it again to change that"),
+    ] = None,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
@@ -118,7 +140,14 @@ def _describe(source: str, waiting: Waiting) -> str:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     console = stderr()
     return Progress(*columns, console=console, disable=not console.is_terminal)
 

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from temporalio.client import WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 
 from evervec import __version__
-from evervec.errors import DimensionError
+from evervec.errors import DimensionError, SourceNotFoundError
 from evervec.messages import ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
+from tests.integration.sweep_lab import SweepLab, sweep_lab, sweep_status
 from tests.integration.temporal_lab import (
     Handle,
     Lab,
@@ -23,6 +25,7 @@ from tests.integration.temporal_lab import (
     until,
     until_rounds,
 )
+from workflows.sweep import LANES
 
 FOLDER = Path(__file__).parent
 SUGGEST_CONTINUE_AS_NEW = "limit.historyCount.suggestContinueAsNew=150"
@@ -118,9 +121,100 @@ async def continued_during_a_round(bench: Lab) -> Handle:
     return await _first_run(bench, handle)
 
 
-async def _first_run(bench: Lab, handle: Handle) -> Handle:
+async def _first_run(bench: Lab | SweepLab, handle: Handle) -> Handle:
     first = (await handle.describe()).raw_description.workflow_execution_info.first_run_id
     return bench.client.get_workflow_handle(handle.id, run_id=first)
+
+
+async def sweep_with_all_turns(bench: SweepLab) -> Handle:
+    """A rate that is lifted, items that are locked for a while, others that are not due, a signal, and the end."""
+    outbox = bench.outbox
+    outbox.fill(1500)
+    outbox.items |= {"locked": Outcome.LOCKED}
+    outbox.rate = 40
+    handle = await bench.sweep()
+    await until(lambda: len(outbox.batches) == 2)
+    outbox.rate = None
+    await until(lambda: [*outbox.items] == ["locked"])
+    passes = len(outbox.fetches)
+    await until(lambda: len(outbox.fetches) > passes + 2)
+    outbox.items.clear()
+    outbox.wait_seconds = 0.5
+    await bench.sweep()
+    passes = len(outbox.fetches)
+    await until(lambda: len(outbox.fetches) > passes + 1)
+    outbox.wait_seconds = None
+    await handle.result()
+    return handle
+
+
+async def sweep_paused(bench: SweepLab) -> Handle:
+    """A source that is paused in the middle."""
+    bench.outbox.fill(2000)
+    bench.outbox.rate = 20
+    handle = await bench.sweep()
+    await bench.outbox.on_batch.wait()
+    bench.outbox.paused = True
+    await handle.result()
+    return handle
+
+
+async def sweep_of_a_misfit(bench: SweepLab) -> Handle:
+    """An error that no retry helps, a signal after it was put right, and a source that is unwatched then."""
+    outbox = bench.outbox
+    outbox.fill(10)
+    outbox.error = DimensionError()
+    handle = await bench.sweep()
+
+    async def told() -> bool:
+        return (await sweep_status(handle)).last_error is not None
+
+    await until(told)
+    outbox.error = SourceNotFoundError("items")
+    await bench.sweep()
+    await handle.result()
+    return handle
+
+
+async def sweep_cancelled(bench: SweepLab) -> Handle:
+    """Cancelled while batches run."""
+    bench.outbox.fill(1000)
+    bench.outbox.stuck = True
+    handle = await bench.sweep()
+    await until(lambda: len(bench.outbox.batches) == LANES)
+    await handle.cancel()
+
+    async def closed() -> bool:
+        return await closed_as(handle) is not None
+
+    await until(closed)
+    return handle
+
+
+async def sweep_continued(bench: SweepLab) -> Handle:
+    """The first of several runs, begun again in the middle of a pass."""
+    bench.outbox.fill(5000)
+    bench.outbox.rate = 20
+    handle = await bench.sweep()
+
+    async def continued() -> bool:
+        return (await bench.client.get_workflow_handle(handle.id).describe()).run_id != handle.result_run_id
+
+    await until(continued)
+    bench.outbox.rate = None
+    await bench.sweep()
+    await bench.client.get_workflow_handle(handle.id).result()
+    assert not bench.outbox.items
+    return await _first_run(bench, handle)
+
+
+async def safety_net(bench: SweepLab) -> Handle:
+    """One sweep that is open already, one that is not."""
+    bench.outbox.items = {"first": Outcome.LOCKED, "second": Outcome.LOCKED}
+    await bench.sweep("first")
+    handle = await bench.safety_net()
+    await handle.result()
+    return handle
 
 
 SCENARIOS: list[Callable[[Lab], Awaitable[Handle]]] = [
@@ -131,6 +225,14 @@ SCENARIOS: list[Callable[[Lab], Awaitable[Handle]]] = [
     cancelled,
     continued_between_rounds,
     continued_during_a_round,
+]
+SWEEPS: list[Callable[[SweepLab], Awaitable[Handle]]] = [
+    sweep_with_all_turns,
+    sweep_paused,
+    sweep_of_a_misfit,
+    sweep_cancelled,
+    sweep_continued,
+    safety_net,
 ]
 
 
@@ -143,12 +245,19 @@ async def record() -> None:
         dev_server_existing_path=str(beside) if beside.exists() else shutil.which("temporal"),
         dev_server_extra_args=["--dynamic-config-value", SUGGEST_CONTINUE_AS_NEW],
     ) as environment:
+        address = environment.client.service_client.config.target_host
         for scenario in SCENARIOS:
-            async with lab(environment.client.service_client.config.target_host, as_the_hash_says) as bench:
-                history = await (await scenario(bench)).fetch_history()
-            text = history.to_json().replace(f"{os.getpid()}@{socket.gethostname()}", "recorder")
-            (folder / f"{scenario.__name__}.json").write_text(text, encoding="utf-8")
-            print(f"{scenario.__name__}: {len(history.events)} events")  # noqa: T201
+            async with lab(address, as_the_hash_says) as bench:
+                _write(folder / f"{scenario.__name__}.json", await (await scenario(bench)).fetch_history())
+        for sweep in SWEEPS:
+            async with sweep_lab(address) as sweeps:
+                _write(folder / f"{sweep.__name__}.json", await (await sweep(sweeps)).fetch_history())
+
+
+def _write(path: Path, history: WorkflowHistory) -> None:
+    text = history.to_json().replace(f"{os.getpid()}@{socket.gethostname()}", "recorder")
+    path.write_text(text, encoding="utf-8")
+    print(f"{path.stem}: {len(history.events)} events")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -141,9 +141,8 @@ class Source:
     def fail(self, key: str) -> None:
         """Give an item up."""
         version = self.outbox()[key].version
-        assert value(
-            self.connection, "SELECT evervec.record_failure(%s, %s, %s, 'poison', 1)", [self.name, key, version]
-        )
+        give_up = "SELECT evervec.record_failures(%s, ARRAY[%s], ARRAY[%s::bigint], ARRAY['poison'], 1)"
+        assert run(self.connection, give_up, [self.name, key, version]) == [(key,)]
 
     def outbox(self) -> dict[str, Waiting]:
         rows = run(

@@ -11,11 +11,12 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.conninfo import make_conninfo
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client
+from temporalio.client import Client, ScheduleActionStartWorkflow
 from temporalio.service import RPCError
 
+from evervec.schedule import schedule_id
 from evervec.settings import Settings
-from evervec.temporal import item_workflow_id
+from evervec.temporal import item_workflow_id, sweep_is_open
 from listener.daemon import Listener, Role
 from service.worker import running_worker
 
@@ -105,9 +106,9 @@ class Lab:
                 await process.wait()
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[None]:
+    async def worker(self, **changes: Any) -> AsyncIterator[None]:
         """A worker, as the owner of the database."""
-        async with running_worker(self.settings(database_url=self.owner_conninfo)):
+        async with running_worker(self.settings(**({"database_url": self.owner_conninfo} | changes))):
             yield
 
     async def all_fresh(self) -> bool:
@@ -131,10 +132,36 @@ class Lab:
             return sum(event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED for event in events)
         return 0
 
+    async def sweep_is_open(self, source: str = "items") -> bool:
+        """Whether the source's sweep is at work."""
+        return await sweep_is_open(self.client, self.instance, source)
+
+    async def safety_net(self, task_queue: str) -> None:
+        """Wait until there is the safety net's schedule, for this task queue."""
+
+        async def made() -> bool:
+            with suppress(RPCError):
+                net = await self.client.get_schedule_handle(schedule_id(self.instance)).describe()
+                action = net.schedule.action
+                return isinstance(action, ScheduleActionStartWorkflow) and action.task_queue == task_queue
+            return False
+
+        await eventually(made)
+
     async def signalled(self, *keys: object) -> None:
         """Wait until the workflows of all these items were signalled."""
         for key in keys:
             await eventually(lambda key=key: self.signals(str(key)))
+
+    async def counted(self, source: str, rows: int) -> bool:
+        """Whether the last whole count of a source found so many rows."""
+        query = "SELECT FROM evervec.total WHERE source = %s AND done AND total = %s"
+        return bool(await (await self.owner.execute(query, (source, rows))).fetchall())
+
+    async def waiting(self, source: str, rows: int) -> bool:
+        """Whether so many rows were counted in the outbox."""
+        query = "SELECT FROM evervec.backlog WHERE source = %s AND waiting = %s"
+        return bool(await (await self.owner.execute(query, (source, rows))).fetchall())
 
     async def connections(self) -> int:
         """How many connections listeners have to the database."""

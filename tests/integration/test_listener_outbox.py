@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import psycopg
@@ -34,18 +35,17 @@ async def enqueue(owner: psycopg.AsyncConnection, source: str, count: int, state
     )
 
 
-async def test_pages_go_through_all_waiting_items_once(owner: psycopg.AsyncConnection, connection: Connection) -> None:
+async def test_of_each_source_a_few_of_what_is_due(owner: psycopg.AsyncConnection, connection: Connection) -> None:
     await enqueue(owner, "items", 25)
     await enqueue(owner, "other", 7)
     await enqueue(owner, "paused", 3)
     outbox = Outbox(connection)
-    for limit in (1, 4, 5, 25, 26, 100):
-        seen: list[OutboxItem] = []
-        while page := await outbox.read((seen[-1].source, seen[-1].item_key) if seen else None, limit):
-            assert len(page) <= limit
-            seen += page
-        assert [item.source for item in seen] == ["items"] * 25 + ["other"] * 7
-        assert len(set(seen)) == 32
+    for limit in (1, 7, 10):
+        found = Counter(item.source for item in await outbox.waiting(limit))
+        assert found == {"items": limit, "other": min(limit, 7)}
+    await owner.execute("UPDATE evervec.outbox SET due_at = now() + interval '1 hour' WHERE source = 'other'")
+    await owner.execute("UPDATE evervec.outbox SET state = 'failed' WHERE item_key <> '5'")
+    assert await outbox.waiting(10) == [OutboxItem("items", "5", "h", 5)]
 
 
 async def test_only_what_waits_is_found(owner: psycopg.AsyncConnection, connection: Connection) -> None:
@@ -56,7 +56,7 @@ async def test_only_what_waits_is_found(owner: psycopg.AsyncConnection, connecti
     keys = [("items", "1"), ("items", ""), ("items", "9"), ("other", "1"), ("paused", "1"), ("none", "1")]
     assert set(await outbox.find(keys)) == {OutboxItem("items", "1", "h", 1), OutboxItem("items", "", "h", 0)}
     assert await outbox.find([]) == []
-    assert {item.source for item in await outbox.read(None, 100)} == {"items"}
+    assert {item.source for item in await outbox.read(100)} == {"items"}
 
 
 async def test_no_look_reads_more_of_the_outbox_than_it_returns(
@@ -70,9 +70,8 @@ async def test_no_look_reads_more_of_the_outbox_than_it_returns(
     await enqueue(owner, "paused", 100)
     outbox = Outbox(connection)
     looks: dict[str, Callable[[], Awaitable[list[OutboxItem]]]] = {
-        "head": lambda: outbox.read(None, 100),
-        "middle": lambda: outbox.read(("items", "5"), 100),
-        "past a paused source": lambda: outbox.read(("items", "9999"), 100),
+        "waiting": lambda: outbox.waiting(50),
+        "first": lambda: outbox.read(100),
         "find": lambda: outbox.find([("items", str(n)) for n in range(1, 100)]),
         "find nothing": lambda: outbox.find([("items", f"none {n}") for n in range(100)]),
     }

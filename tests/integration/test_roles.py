@@ -22,9 +22,26 @@ def member_of(conninfo: str, role: str) -> Iterator[psycopg.Connection[tuple[obj
 
 
 ALLOWED = {
-    "evervec_viewer": {"status", "failures", "count_items"},
-    "evervec_listener": {"instance_id", "pending_items", "pending_among", "fill_page"},
-    "evervec_worker": {"instance_id", "models", "read_items", "write_back", "record_failure", "note_error"},
+    "evervec_viewer": {"status", "failures", "backlog_is_known", "count_now"},
+    "evervec_listener": {
+        "instance_id",
+        "pending_items",
+        "waiting_items",
+        "pending_among",
+        "fill_page",
+        "census_page",
+        "count_outbox",
+    },
+    "evervec_worker": {
+        "instance_id",
+        "models",
+        "read_items",
+        "write_back",
+        "record_failures",
+        "note_errors",
+        "sweep_page",
+        "sources_waiting",
+    },
 }
 
 
@@ -78,8 +95,11 @@ def test_a_listener_and_a_worker_do_their_work(lab: Lab) -> None:
         at_work = Source(worker, source.name, "items", source.side_table, source.text_columns)
         assert set(at_work.work(["1", "2"]).values()) == {"embedded"}
         version = source.outbox()["3"].version
-        assert run(worker, "SELECT evervec.record_failure(%s, '3', %s, 'bad', 5)", [source.name, version]) == [(False,)]
-        run(worker, "SELECT evervec.note_error(%s, '3', %s, 'why')", [source.name, version])
+        failure = "SELECT evervec.record_failures(%s, ARRAY['3'], ARRAY[%s::bigint], ARRAY['bad'], 5)"
+        assert run(worker, failure, [source.name, version]) == []
+        run(worker, "SELECT evervec.note_errors(%s, ARRAY['3'], ARRAY[%s::bigint], 'why')", [source.name, version])
+        assert run(worker, "SELECT item_keys FROM evervec.sweep_page(%s, NULL, 10, '0', '0')", [source.name]) == [([],)]
+        assert run(worker, "SELECT evervec.sources_waiting('1 minute')") == []
         assert run(worker, "SELECT count(*) > 0 FROM evervec.models()") == [(True,)]
         assert run(worker, "SELECT evervec.instance_id()") == run(listener, "SELECT evervec.instance_id()")
     assert source.outbox()["3"].attempts == 1

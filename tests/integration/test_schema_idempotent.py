@@ -16,9 +16,26 @@ from tests.integration.sessions import Lab, shared_database
 TRIGGERS = Path(__file__).parents[2] / "db" / "triggers.sql"
 ROLES = ["evervec_listener", "evervec_worker", "evervec_viewer"]
 FUNCTIONS = {
-    "evervec_listener": {"fill_page", "instance_id", "pending_among", "pending_items"},
-    "evervec_worker": {"instance_id", "models", "note_error", "read_items", "record_failure", "write_back"},
-    "evervec_viewer": {"count_items"},
+    "evervec_listener": {
+        "census_page",
+        "count_outbox",
+        "fill_page",
+        "instance_id",
+        "pending_among",
+        "pending_items",
+        "waiting_items",
+    },
+    "evervec_viewer": {"backlog_is_known", "count_now"},
+    "evervec_worker": {
+        "instance_id",
+        "models",
+        "note_errors",
+        "read_items",
+        "record_failures",
+        "sources_waiting",
+        "sweep_page",
+        "write_back",
+    },
 }
 STRUCTURE = """
 SELECT 'function', oid::regprocedure::text, pg_get_functiondef(oid), proacl::text, proowner::text

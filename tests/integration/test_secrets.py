@@ -1,5 +1,6 @@
 """No text of a row and no vector leaves the database, whatever goes wrong: not in a history, not in a log."""
 
+import asyncio
 import base64
 import json
 import uuid
@@ -12,8 +13,10 @@ import pytest
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payload
 
-from tests.integration.pipeline import DESTINATIONS, Site, Table, new_table, until
+from evervec.temporal import start_sweep_workflow
+from tests.integration.pipeline import DESTINATIONS, WAIT_SECONDS, Site, Table, new_table, until
 from tests.integration.program import Program, programs
+from tests.integration.sweep_lab import sweep_status
 from tests.integration.test_temporal_client import new_namespace
 
 CANARY = f"CANARY-{uuid.uuid4().hex}"
@@ -70,6 +73,30 @@ async def test_nothing_of_a_row_leaves_the_database(site: Site, tmp_path: Path) 
 
     vectors = [row.vector for table in tables for row in await table.rows() if row.vector]
     await check_histories(site, vectors, workflows=8)
+
+
+async def test_nothing_of_a_row_leaves_the_database_by_a_sweep(site: Site, tmp_path: Path) -> None:
+    tables = [await new_table(site, destination) for destination in DESTINATIONS]
+    instance = await site.value("SELECT evervec.instance_id()")
+    worker = Program("worker", site.settings, tmp_path / "worker.log")
+    async with programs(worker):
+        await worker.logged("worker ready")
+        for table in tables:
+            await refuse_write_backs(table)
+            await table.do("INSERT INTO {t} SELECT n, %s || n FROM generate_series(1, 3) AS n", CANARY)
+            await table.do("INSERT INTO {t} VALUES (%s, %s)", POISONED, f"evervec-poison {CANARY}")
+            await table.do("UPDATE {t} SET description = name WHERE id = %s", FINE)
+            handle = await start_sweep_workflow(site.client, site.settings, instance, table.source)
+            await asyncio.wait_for(handle.result(), WAIT_SECONDS)
+            await check_outcome(table)
+            assert not found_canary((await sweep_status(handle)).model_dump_json().encode())
+        assert await worker.end() == 0
+
+    assert not found_canary(worker.log.read_bytes())
+    done = worker.lines("batch done")
+    assert sum(line.get("embedded", 0) for line in done) == len(tables)
+    vectors = [row.vector for table in tables for row in await table.rows() if row.vector]
+    await check_histories(site, vectors, workflows=len(tables))
 
 
 async def check_outcome(table: Table) -> None:

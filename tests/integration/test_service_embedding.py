@@ -130,11 +130,38 @@ async def test_a_model_that_is_not_here(site: Site, table: Table) -> None:
             await service.find_similar_items("text")
 
 
-async def test_a_key_too_long_for_a_workflow_starts_nothing(site: Site) -> None:
+async def test_a_key_too_long_for_a_workflow_is_the_sweeps(site: Site) -> None:
     table = await new_table(site, "column", name="items", key_type="text")
-    await table.do("INSERT INTO {t} VALUES (repeat('k', 990), 'long', '')")
-    await site.run("DELETE FROM evervec.outbox")
-    async with EmbeddingService(site.settings) as service:
-        with pytest.raises(ConfigurationError, match="too long"):
-            await service.start_item_embedding("k" * 990)
-    assert await table.outbox() == []
+    await table.do("INSERT INTO {t} VALUES (repeat('k', 990), 'long', ''), ('short', 'short', '')")
+    async with site.working(), EmbeddingService(site.settings) as service:
+        short, long = await service.start_batch_embedding(["short", "k" * 990])
+        assert (short.startswith("item-embedding/"), long.startswith("embedding-sweep/")) == (True, True)
+        await until(lambda: emptied(table))
+
+
+async def test_many_items_are_the_sweeps(site: Site, table: Table) -> None:
+    few = site.changed(sweep_threshold=2)
+    async with EmbeddingService(few) as service:
+        [workflow_id] = await service.start_batch_embedding([1, 2, 3])
+        assert workflow_id.startswith("embedding-sweep/")
+        # No worker runs: what the sweep has done nobody knows.
+        status = await service.get_embedding_status(workflow_id)
+        assert (status.status, status.state, status.sweep) == ("running", None, None)
+        await service.cancel_embedding_workflow(workflow_id)
+        async with site.working():
+            await until(lambda: ended(service, workflow_id))
+            assert len(await table.outbox()) == 3
+            assert await service.start_batch_embedding([1, 2, 3]) == [workflow_id]
+            await until(lambda: completed(service, workflow_id))
+            assert await table.outbox() == []
+            status = await service.get_embedding_status(workflow_id)
+    assert status.sweep
+    assert (status.sweep.embedded, status.last_error) == (3, None)
+
+
+async def completed(service: EmbeddingService, workflow_id: str) -> bool:
+    return (await service.get_embedding_status(workflow_id)).status == "completed"
+
+
+async def emptied(table: Table) -> bool:
+    return not await table.outbox()

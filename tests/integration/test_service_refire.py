@@ -1,5 +1,4 @@
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -46,12 +45,16 @@ async def test_force_takes_fresh_items_too(lab: Lab) -> None:
     assert [progress.enqueued async for progress in refire(lab.sources, "items", force=True)] == [25]
 
 
-async def test_a_rate_holds_back(lab: Lab) -> None:
-    started = time.monotonic()
-    steps = [progress.enqueued async for progress in refire(lab.sources, "items", rate=50)]
-    assert steps == [25]
-    assert [progress.enqueued async for progress in refire(lab.sources, "items", rate=10)] == [10, 20, 25]
-    assert time.monotonic() - started > 2
+async def test_a_rate_is_the_sources_until_another_is_given(lab: Lab) -> None:
+    assert [progress.enqueued async for progress in refire(lab.sources, "items", rate=50)] == [25]
+    assert (await lab.sources.get("items")).rate == 50
+    assert [progress.enqueued async for progress in refire(lab.sources, "items", rate=0.5)] == [25]
+    assert (await lab.sources.get("items")).rate == 0.5
+    # Where nothing waits there is nothing to hold back, nor anybody to lift the limit.
+    await lab.sources.throttle("items", None)
+    await lab.do("DELETE FROM evervec.outbox")
+    assert [step.enqueued async for step in refire(lab.sources, "items", predicate="false", rate=1)] == [0]
+    assert (await lab.sources.get("items")).rate is None
 
 
 async def test_a_predicate_that_does_not_parse_is_one_clear_error(lab: Lab) -> None:

@@ -67,11 +67,11 @@ def test_the_oldest_pending_item_is_as_old_as_its_first_enqueue(lab: Lab) -> Non
 def test_failures(lab: Lab) -> None:
     source = lab.watched(2)
     lab.run("UPDATE items SET name = 'poison'")
-    record = "SELECT evervec.record_failure(%s, '1', %s, %s, 3)"
+    record = "SELECT count(*) FROM evervec.record_failures(%s, ARRAY['1'], ARRAY[%s::bigint], ARRAY[%s], 3)"
     version = source.outbox()["1"].version
-    assert value(lab.connection, record, [source.name, version - 1, "of an older version"]) is False
-    for expected in (False, False, True):
-        assert value(lab.connection, record, [source.name, version, 'it\'s "bad"' * 100]) is expected
+    assert value(lab.connection, record, [source.name, version - 1, "of an older version"]) == 0
+    for expected in (0, 0, 1):
+        assert value(lab.connection, record, [source.name, version, 'it\'s "bad"' * 100]) == expected
     failures = (
         "SELECT source, item_key, attempts, left(last_error, 10), failed_at FROM evervec.failures WHERE source = %s"
     )

@@ -1,5 +1,6 @@
-"""A table of a million rows is watched, and filled into the outbox, while others go on reading and writing it."""
+"""A table of a million rows: watched, filled into the outbox while others go on using it, and looked at."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ ROWS = 1_000_000
 LONGEST_WAIT_MS = 300
 HELD_SECONDS = 1.5
 LONGEST_WATCH_SECONDS = 10
+LONGEST_STATUS_MS = 300
+LOOKS = 10
 PAUSE_SECONDS = 0.01
 """Between two statements during the fill, whose own speed would suffer from tight loops on a small machine."""
 STATEMENTS = (
@@ -78,6 +81,50 @@ def test_nobody_waits_for_the_first_fill_that_enqueues_all(million: str, capsys:
     assert items > ROWS
     assert waiting == items
     assert_no_long_wait(filling, before)
+
+
+@pytest.mark.timeout(600)
+def test_status_answers_at_once(million: str, capsys: pytest.CaptureFixture[str]) -> None:
+    watch(million, "table")
+    with psycopg.connect(million, autocommit=True) as connection:
+        while connection.execute("SELECT * FROM evervec.fill_page(5000)").fetchone():
+            pass
+        [(items,)] = connection.execute("SELECT count(*) FROM items").fetchall()
+        half = items // 2
+        for name, done in (("full", 0), ("half-empty", half), ("empty", items)):
+            embed(connection, f"ORDER BY id LIMIT {done}")
+            connection.execute("DELETE FROM evervec.backlog")
+            report(capsys, f"without a listener, with the outbox {name}: {look(connection)[0]:.0f} ms")
+            connection.execute("SELECT evervec.count_outbox()")
+            quickest, status = look(connection)
+            report(capsys, f"status with the outbox {name}: {quickest:.0f} ms")
+            assert status == (items, items, done, items - done, items - done)
+            assert quickest < LONGEST_STATUS_MS
+        [counted] = connection.execute("SELECT total, eligible, fresh FROM evervec.count_items('table')").fetchall()
+        assert counted == (items, items, items)
+
+
+def embed(connection: psycopg.Connection[tuple[object, ...]], which: str) -> None:
+    """What workers do, in bulk: the vectors of some items, and their rows out of the outbox."""
+    [(rows,)] = connection.execute("SELECT evervec.items_sql(s) FROM evervec.source s WHERE name = 'table'").fetchall()
+    connection.execute(
+        "WITH done AS (INSERT INTO items_embedding "
+        f"SELECT id, '[1,0,0,0]', content_hash, 'stub:4', now() FROM ({rows}) AS i {which} "
+        "ON CONFLICT DO NOTHING RETURNING id) "
+        "DELETE FROM evervec.outbox o USING done WHERE o.source = 'table' AND o.item_key = done.id::text"
+    )
+
+
+def look(connection: psycopg.Connection[tuple[object, ...]]) -> tuple[float, tuple[object, ...]]:
+    """The quickest of some looks at the status, in milliseconds, since others use the machine too; and what it said."""
+    quickest = math.inf
+    for _ in range(LOOKS):
+        started = time.perf_counter()
+        [status] = connection.execute(
+            "SELECT total, eligible, fresh, stale, pending FROM evervec.status WHERE source = 'table'"
+        ).fetchall()
+        quickest = min(quickest, 1000 * (time.perf_counter() - started))
+    return quickest, status
 
 
 def assert_no_long_wait(during: Waits, before: Waits) -> None:

@@ -80,7 +80,7 @@ class FakeItems:
         self.failures.append(error)
         return self.given_up
 
-    async def note_error(self, _source: str, _item_key: str, _version: int | None, error: str) -> None:
+    async def note_error(self, _source: str, _waiting: Sequence[ItemState], error: str) -> None:
         self.notes.append(error)
 
 
@@ -109,7 +109,7 @@ async def run(
     environment: ActivityEnvironment | None = None,
 ) -> ItemEmbeddingResult:
     settings = Settings(max_attempts=5)
-    [generate] = all_activities(cast("Items", items), cast("Encoder", encoder), settings)
+    generate, *_ = all_activities(cast("Items", items), cast("Encoder", encoder), settings)
     result: ItemEmbeddingResult = await (environment or ActivityEnvironment()).run(generate, request)
     return result
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from embedding import embedders, known_dimension, load_embedder
-from embedding.base import available_cores
+from embedding.cores import available_cores
+from embedding.groups import GROUP_TOKENS, plan_groups
 from embedding.stub import StubEmbedder
 from evervec.errors import BadItemError, ModelUnavailableError
 from evervec.model import ModelSpec
@@ -100,5 +102,38 @@ def test_importing_the_package_loads_no_model_library() -> None:
     assert output == "set()\n"
 
 
-def test_all_cores_that_the_process_may_use_count() -> None:
-    assert available_cores() == len(os.sched_getaffinity(0))
+@pytest.mark.parametrize(
+    ("membership", "files", "cores"),
+    [
+        ("0::/", {}, 8),
+        ("0::/pod/box", {"pod/box/cpu.max": "max 100000", "pod/cpu.max": "250000 100000"}, 2),
+        ("0::/pod/box", {"pod/box/cpu.max": "50000 100000"}, 1),
+        ("4:cpu,cpuacct:/box", {"cpu/box/cpu.cfs_quota_us": "300000", "cpu/box/cpu.cfs_period_us": "100000"}, 3),
+        ("4:cpu:/box", {"cpu/box/cpu.cfs_quota_us": "-1", "cpu/box/cpu.cfs_period_us": "100000"}, 8),
+    ],
+)
+def test_affinity_and_quota_bound_the_cores(
+    membership: str, files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    (tmp_path / "own").write_text(f"9:name=systemd:/\n{membership}\n")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{content}\n")
+    assert available_cores(tmp_path, tmp_path / "own") == cores
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=300), st.integers(1, 8))
+def test_passes_hold_each_text_once_and_are_of_similar_cost(lengths: list[int], streams: int) -> None:
+    groups = plan_groups(lengths, streams)
+    assert sorted(number for group in groups for number in group) == list(range(len(lengths)))
+    assert all(groups)
+    padded = [max(lengths[number] for number in group) * len(group) for group in groups]
+    assert max(padded) <= max(2 * GROUP_TOKENS, 2 * max(lengths))
+
+
+def test_a_single_short_step_is_one_pass_and_a_long_one_keeps_all_streams_busy() -> None:
+    assert plan_groups([5, 3], 2) == [[0, 1]]
+    assert len(plan_groups([100] * 4, 2)) == 2
+    assert len(plan_groups([20] * 400, 2)) % 2 == 0

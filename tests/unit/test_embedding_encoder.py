@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from embedding import Embedder, Encoder, Vectors
 from embedding import encoder as encoder_module
+from embedding.cache import ENTRY_BYTES, VectorCache
 from embedding.stub import StubEmbedder
 from evervec.errors import BadItemError, DimensionError, EvervecError, ModelUnavailableError
 from evervec.model import ModelSpec
@@ -25,6 +27,7 @@ class FakeEmbedder:
 
     def __init__(self, *, gated: bool = False) -> None:
         self.dimension = 4
+        self.truncated = 0
         self.steps: list[list[str]] = []
         self.threads: set[int] = set()
         self.gate = threading.Semaphore(0 if gated else 1_000_000)
@@ -110,6 +113,45 @@ async def test_requests_that_wait_together_become_one_step_and_equal_texts_are_e
     np.testing.assert_array_equal(results[3], expected("ccc", "b"))
 
 
+async def test_what_was_embedded_lately_is_not_embedded_again() -> None:
+    fake = FakeEmbedder()
+    fake.replies = {"bad": 0.0}
+    async with Encoder(SETTINGS, loading(fake)) as encoder:
+        first = await encoder.embed(SPEC, ["a", "b"])
+        again = await encoder.embed(SPEC, ["c", "b", "a"], live=False)
+        for _ in range(2):
+            with pytest.raises(BadItemError):
+                await encoder.embed(SPEC, ["bad", "a"])
+        await encoder.embed(dataclasses.replace(SPEC, prompt="query: "), ["a"])
+    assert fake.steps == [["a", "b"], ["c"], ["bad"], ["bad"], ["a"]]
+    np.testing.assert_array_equal(again, np.stack([expected("c")[0], first[1], first[0]]))
+
+
+async def test_a_text_that_two_waiting_requests_hold_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_module, "STEP_SIZE_MOST", encoder_module.STEP_SIZE_LEAST)
+    fake = FakeEmbedder()
+    texts = [f"{number:04}" for number in range(500)]
+    async with Encoder(SETTINGS, loading(fake)) as encoder:
+        both = await asyncio.gather(*(encoder.embed(SPEC, texts, live=live) for live in (False, True)))
+    assert sorted(text for step in fake.steps for text in step) == texts
+    for vectors in both:
+        np.testing.assert_array_equal(vectors, expected(*texts))
+
+
+def test_the_cache_keeps_what_was_used_last_within_its_bytes() -> None:
+    cache = VectorCache(size=3 * (4 * 100 + ENTRY_BYTES))
+    rows = np.arange(400, dtype=np.float32).reshape(4, 100)
+    for number in range(3):
+        cache.put(bytes([number]), rows[number])
+    assert cache.get(b"\0") is not None
+    cache.put(b"\3", rows[3])
+    assert [cache.get(bytes([number])) is not None for number in range(4)] == [True, False, True, True]
+    kept = cache.get(b"\3")
+    assert kept is not None
+    assert kept.base is None  # not a view that keeps the batch
+    np.testing.assert_array_equal(kept, rows[3])
+
+
 async def test_other_prompts_are_other_steps_of_the_same_loaded_model() -> None:
     loads: list[ModelSpec] = []
 
@@ -127,9 +169,10 @@ async def test_other_prompts_are_other_steps_of_the_same_loaded_model() -> None:
     np.testing.assert_array_equal(prompted, expected("query: a"))
 
 
-async def test_live_requests_go_before_bulk_ones_and_between_their_steps() -> None:
+async def test_live_requests_go_before_bulk_ones_and_between_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_module, "STEP_SIZE_MOST", encoder_module.STEP_SIZE_LEAST)
     fake = FakeEmbedder(gated=True)
-    size = encoder_module.STEP_TEXTS
+    size = encoder_module.STEP_SIZE_LEAST // 20
     texts = [f"{number:04}" for number in range(3 * size)]
     async with at_work(fake) as (encoder, _):
         bulk = asyncio.create_task(encoder.embed(SPEC, texts, live=False))
@@ -169,9 +212,10 @@ async def test_steps_grow_with_a_quick_model_and_shrink_with_a_slow_one(monkeypa
         await encoder.embed(SPEC, texts)
         grown = len(fake.steps[-2])
         monkeypatch.setattr(encoder_module, "STEP_SECONDS", 0.0)
-        await encoder.embed(SPEC, texts)
+        await encoder.embed(SPEC, [f"{text}y" for text in texts])
         shrunk = len(fake.steps[-2])
-    assert grown > len(fake.steps[0]) > shrunk >= 1
+    assert grown > 4 * len(fake.steps[0])
+    assert grown > 4 * shrunk
 
 
 async def test_a_poisoned_text_fails_its_own_request_only() -> None:

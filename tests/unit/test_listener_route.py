@@ -1,7 +1,7 @@
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import groupby
 
 import pytest
 import structlog
@@ -10,13 +10,12 @@ from temporalio.service import RPCError, RPCStatusCode
 from db.outbox import OutboxItem
 from evervec.errors import DatabaseError, ServiceUnreachableError
 from evervec.settings import Settings
-from listener import route, sent, window
+from listener import route, sent, sweeps
 from listener.backoff import Backoff
 from listener.debounce import Key
-from listener.lookout import PAGE, PAGES, Lookout
+from listener.lookout import Lookout
 from listener.route import Router
 from listener.sent import Sent
-from listener.window import Window
 
 
 class Clock:
@@ -28,11 +27,10 @@ class Clock:
 
 
 class Outbox:
-    """An outbox in memory: items in the order of their keys."""
+    """An outbox in memory."""
 
     def __init__(self, *items: OutboxItem) -> None:
         self.items = {Key(item.source, item.item_key): item for item in items}
-        self.reads = 0
         self.error: Exception | None = None
 
     def add(self, *items: OutboxItem) -> None:
@@ -44,9 +42,9 @@ class Outbox:
             raise error
         return [self.items[Key(*key)] for key in keys if Key(*key) in self.items]
 
-    async def read(self, after: tuple[str, str] | None, limit: int) -> list[OutboxItem]:
-        self.reads += 1
-        return [self.items[key] for key in sorted(self.items) if after is None or key > after][:limit]
+    async def waiting(self, limit: int) -> list[OutboxItem]:
+        by_source = groupby(sorted(self.items.values()), key=lambda item: item.source)
+        return [item for _source, items in by_source for item in list(items)[-limit:]]
 
 
 class Temporal:
@@ -54,6 +52,9 @@ class Temporal:
 
     def __init__(self) -> None:
         self.signals: list[OutboxItem] = []
+        self.sweeps: list[str] = []
+        self.open = set[str]()
+        self.questions = 0
         self.refusal: Exception | None = None
         self.asked = 0
         self.most_at_once = 0
@@ -61,7 +62,26 @@ class Temporal:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def __call__(self, item: OutboxItem) -> None:
+    def fits(self, item: OutboxItem) -> bool:
+        return len(item.item_key) < 100
+
+    async def signal_item(self, item: OutboxItem) -> None:
+        async with self._call():
+            self.signals.append(item)
+
+    async def signal_sweep(self, source: str) -> None:
+        async with self._call():
+            self.sweeps.append(source)
+            self.open.add(source)
+
+    async def sweep_is_open(self, source: str) -> bool:
+        self.questions += 1
+        if self.refusal:
+            raise self.refusal
+        return source in self.open
+
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
         self.asked += 1
         self.busy += 1
         self.most_at_once = max(self.most_at_once, self.busy)
@@ -69,7 +89,7 @@ class Temporal:
             await self.gate.wait()
             if self.refusal:
                 raise self.refusal
-            self.signals.append(item)
+            yield
         finally:
             self.busy -= 1
 
@@ -95,7 +115,7 @@ def temporal() -> Temporal:
 @pytest.fixture
 def router(temporal: Temporal, clock: Clock) -> Router:
     prompt = Settings(debounce_ms=0, debounce_max_ms=0, sweep_threshold=4)
-    return Router(prompt, temporal, lambda item: len(item.item_key) < 100, clock)
+    return Router(prompt, temporal, clock)
 
 
 @asynccontextmanager
@@ -155,24 +175,44 @@ async def test_a_version_is_signalled_once_until_it_is_due_again(
     router: Router, temporal: Temporal, clock: Clock
 ) -> None:
     outbox = Outbox(item("1"))
+    lookout = Lookout(router, asyncio.Event(), clock)
     async with running(router, outbox):
         router.changed(Key("items", "1"), "h")
         await until(lambda: len(temporal.signals) == 1)
         router.changed(Key("items", "1"), "h")
-        assert not router.seen(item("1"), clock())
+        await lookout.look(outbox)
         await idle()
         assert len(temporal.signals) == 1
 
         outbox.add(item("1", version=2))
-        assert router.seen(item("1", version=2), clock())
+        await lookout.look(outbox)
         await until(lambda: len(temporal.signals) == 2)
 
         clock.now += sent.FIRST_SECONDS + 1
-        assert router.seen(item("1", version=2), clock())
+        await lookout.look(outbox)
         await until(lambda: len(temporal.signals) == 3)
+    assert temporal.sweeps == []
 
 
-async def test_more_than_a_few_items_of_a_source_are_bulk_and_left_to_the_outbox(
+async def test_a_few_items_that_are_found_go_live(router: Router, temporal: Temporal, clock: Clock) -> None:
+    outbox = Outbox(*items(4), *items(4, "other"))
+    async with running(router, outbox):
+        await Lookout(router, asyncio.Event(), clock).look(outbox)
+        await until(lambda: len(temporal.signals) == 8)
+    assert set(temporal.signals) == set(outbox.items.values())
+    assert temporal.sweeps == []
+
+
+async def test_many_items_that_are_found_are_the_sweeps(router: Router, temporal: Temporal, clock: Clock) -> None:
+    outbox = Outbox(*items(1000), *items(5, "other"), item("1", source="few"))
+    async with running(router, outbox):
+        await Lookout(router, asyncio.Event(), clock).look(outbox)
+        await until(lambda: router.swept == 2 and router.signalled == 1)
+    assert sorted(temporal.sweeps) == ["items", "other"]
+    assert temporal.signals == [item("1", source="few")]
+
+
+async def test_of_a_burst_that_is_heard_the_first_go_live_and_the_sweep_takes_the_rest(
     router: Router, temporal: Temporal, clock: Clock
 ) -> None:
     for number in range(10):
@@ -182,68 +222,113 @@ async def test_more_than_a_few_items_of_a_source_are_bulk_and_left_to_the_outbox
     outbox = Outbox(*(item(str(number)) for number in range(10)), item("1", source="other"))
     async with running(router, outbox):
         await until(lambda: len(temporal.signals) == 5)
+        router.changed(Key("items", "9"), "h")
+        assert router.waiting == 0, "as many as the threshold are under way already"
         await Lookout(router, asyncio.Event(), clock).look(outbox)
-        await until(lambda: len(temporal.signals) == 11)
-    assert set(temporal.signals) == set(outbox.items.values())
+        await until(lambda: temporal.sweeps == ["items"])
+    assert len(temporal.signals) == 5
 
 
-async def test_bulk_work_has_a_window_in_each_source_and_live_items_pass_it(
+async def test_while_a_sweep_is_open_what_is_heard_goes_live_and_what_is_found_is_left_to_it(
     router: Router, temporal: Temporal, clock: Clock
 ) -> None:
-    outbox = Outbox(*items(1000), *items(10, "other"))
+    outbox = Outbox(*items(1000))
     lookout = Lookout(router, asyncio.Event(), clock)
     async with running(router, outbox):
-        assert await lookout.look(outbox)
-        await until(lambda: len(temporal.signals) == window.LEAST + 10)
-        assert not await lookout.look(outbox)
-
+        await lookout.look(outbox)
+        await until(lambda: router.swept == 1)
         router.changed(Key("items", "000900"), "h")
-        await until(lambda: temporal.signals[-1].item_key == "000900")
+        await until(lambda: temporal.signals == [item("000900")])
 
-        for done in temporal.signals[:10]:
-            del outbox.items[Key(done.source, done.item_key)]
-        assert await lookout.look(outbox)
-        await until(lambda: len(temporal.signals) == window.LEAST + 10 + 1 + 9)
-    assert router.under_way == window.LEAST + 10
+        # A second later nothing is new, then something is; and few items left make no difference.
+        clock.now += sweeps.PAUSE_SECONDS
+        await lookout.look(outbox)
+        await idle()
+        assert router.swept == 1
+        outbox.items = {Key("items", "late"): item("late", version=2)}
+        await lookout.look(outbox)
+        await lookout.look(outbox)
+        await until(lambda: router.swept == 2)
+        outbox.add(item("later", version=3))
+        await lookout.look(outbox)
+        await idle()
+        assert router.swept == 2, "not twice within a second"
+
+        # It has ended, in whatever way: what it left behind is few.
+        temporal.open.clear()
+        clock.now += sweeps.PAUSE_SECONDS
+        await lookout.look(outbox)
+        await until(lambda: len(temporal.signals) == 3)
+    assert router.swept == 2
 
 
-async def test_calls_are_limited_and_live_items_go_before_bulk(
-    router: Router, temporal: Temporal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+async def test_a_sweep_that_was_ended_with_work_left_is_started_again(
+    router: Router, temporal: Temporal, clock: Clock
 ) -> None:
-    monkeypatch.setattr(route, "BATCH", 4)
-    temporal.gate.clear()
-    monkeypatch.setattr(window, "LEAST", 100)
-    outbox = Outbox(*items(100), item("live"))
+    outbox = Outbox(*items(1000))
+    lookout = Lookout(router, asyncio.Event(), clock)
     async with running(router, outbox):
-        await Lookout(router, asyncio.Event(), clock).look(outbox)
+        await lookout.look(outbox)
+        await until(lambda: router.swept == 1)
+        temporal.open.clear()
+        clock.now += sweeps.PAUSE_SECONDS
+        await lookout.look(outbox)
+        await until(lambda: router.swept == 2)
+
+
+async def test_temporal_is_asked_for_a_sweep_once_a_second_and_only_while_items_are_found(
+    router: Router, temporal: Temporal, clock: Clock
+) -> None:
+    temporal.open.add("items")
+    outbox = Outbox()
+    lookout = Lookout(router, asyncio.Event(), clock)
+    async with running(router, outbox):
+        await lookout.look(outbox)
+        assert temporal.questions == 0
+        outbox.add(item("1"))
+        for _ in range(3):
+            await lookout.look(outbox)
+        assert temporal.questions == 1
+        await until(lambda: router.swept == 1)
+        for _ in range(3):
+            await lookout.look(outbox)
+        clock.now += sweeps.PAUSE_SECONDS
+        for _ in range(3):
+            await lookout.look(outbox)
+        await idle()
+        assert (temporal.questions, router.swept, temporal.signals) == (2, 1, [])
+
+
+async def test_calls_are_limited(router: Router, temporal: Temporal) -> None:
+    temporal.gate.clear()
+    outbox = Outbox(*(item(str(key), source=str(source)) for source in range(20) for key in range(4)))
+    async with running(router, outbox):
+        for key in outbox.items:
+            router.changed(key, "h")
         await until(lambda: temporal.busy == route.CALLS)
-        router.changed(Key("items", "live"), "h")
         await idle()
         temporal.gate.set()
-        await until(lambda: len(temporal.signals) == 101)
+        await until(lambda: len(temporal.signals) == 80)
     assert temporal.most_at_once == route.CALLS
-    place = temporal.signals.index(item("live"))
-    assert place <= route.CALLS + 2 * 4
 
 
 async def test_everything_is_signalled_when_temporal_is_back(
     router: Router, temporal: Temporal, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(router, "_backoff", Backoff(first=0.001, longest=0.01))
-    monkeypatch.setattr(window, "LEAST", 20)
     temporal.refusal = ServiceUnreachableError()
-    outbox = Outbox(*items(20), item("live"))
+    outbox = Outbox(*items(20), *items(3, "few"))
     with structlog.testing.capture_logs() as logs:
         async with running(router, outbox):
-            router.changed(Key("items", "live"), "h")
+            router.changed(Key("items", "000000"), "h")
             await Lookout(router, asyncio.Event(), clock).look(outbox)
             await until(lambda: router.away and temporal.asked > 50)
             temporal.refusal = RPCError("busy", RPCStatusCode.RESOURCE_EXHAUSTED, b"")
             await until(lambda: temporal.asked > 100)
             temporal.refusal = None
-            await until(lambda: len(temporal.signals) == 21)
+            await until(lambda: len(temporal.signals) == 4 and temporal.sweeps == ["items"])
     assert not router.away
-    assert set(temporal.signals) == set(outbox.items.values())
+    assert set(temporal.signals) == {item("000000"), *items(3, "few")}
     assert [entry["log_level"] for entry in logs] == ["warning", "info"]
 
 
@@ -256,7 +341,7 @@ async def test_a_call_that_is_refused_for_its_own_sake_holds_up_nobody(
         router.changed(Key("items", "bad"), "h")
         await until(lambda: temporal.asked == 1 and not temporal.busy)
         temporal.refusal = None
-        assert not router.seen(item("bad"), clock())
+        await Lookout(router, asyncio.Event(), clock).look(outbox)
         router.changed(Key("items", "good"), "h")
         await until(lambda: temporal.signals == [item("good")])
     assert not router.away
@@ -270,22 +355,21 @@ async def test_a_programming_error_is_not_silent(router: Router, temporal: Tempo
     assert raised.group_contains(ZeroDivisionError)
 
 
-async def test_a_key_too_long_for_a_workflow_id_is_told_once_and_left_alone(
-    router: Router, temporal: Temporal, clock: Clock
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_key_too_long_for_a_workflow_id_is_the_sweeps(
+    router: Router, temporal: Temporal, clock: Clock, heard: bool
 ) -> None:
     long = item("k" * 2000)
-    outbox = Outbox(long, item("1"))
-    with structlog.testing.capture_logs() as logs:
-        async with running(router, outbox):
-            for _ in range(3):
-                router.changed(Key("items", long.item_key), "h")
-                router.seen(long, clock())
-                await until(lambda: router.waiting == 0)
-            clock.now += sent.LONGEST_SECONDS + 1
-            assert router.seen(long, clock())
-            router.changed(Key("items", "1"), "h")
-            await until(lambda: temporal.signals == [item("1")])
-    assert [(entry["log_level"], entry["source"]) for entry in logs] == [("warning", "items")]
+    outbox = Outbox(long)
+    async with running(router, outbox):
+        if heard:
+            router.changed(Key("items", long.item_key), "h")
+        else:
+            await Lookout(router, asyncio.Event(), clock).look(outbox)
+        await until(lambda: temporal.sweeps == ["items"])
+        router.changed(Key("items", "1"), "h")
+        outbox.add(item("1"))
+        await until(lambda: temporal.signals == [item("1")])
 
 
 @pytest.mark.parametrize("error", [DatabaseError("no such character"), UnicodeEncodeError("latin-1", "€", 0, 1, "")])
@@ -306,25 +390,6 @@ async def test_a_lost_database_ends_the_run(router: Router) -> None:
     with pytest.raises(ExceptionGroup) as raised:
         await router.run(outbox)
     assert raised.group_contains(ServiceUnreachableError)
-
-
-async def test_a_look_costs_the_same_however_long_the_outbox_is_and_all_get_their_turn(
-    router: Router, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outbox = Outbox(*items(2 * PAGE * PAGES + 1))
-    lookout = Lookout(router, asyncio.Event(), clock)
-    seen: set[str] = set()
-
-    def see(item: OutboxItem, _seen_at: float) -> bool:
-        seen.add(item.item_key)
-        return True
-
-    monkeypatch.setattr(router, "seen", see)
-    for _ in range(3):
-        outbox.reads = 0
-        await lookout.look(outbox)
-        assert outbox.reads <= PAGES
-    assert len(seen) == len(outbox.items)
 
 
 def test_signals_are_repeated_ever_more_rarely(clock: Clock) -> None:
@@ -368,31 +433,6 @@ def test_all_that_was_signalled_gets_its_turn_to_be_looked_for(clock: Clock) -> 
         memory.add(Key("items", str(number)), 1)
     seen = {key for _ in range(4) for key in memory.next_keys(3)}
     assert len(seen) == 10
-
-
-@pytest.mark.parametrize("per_second", [2, 10, 50, 200, 1000])
-@pytest.mark.parametrize("latency", [0.05, 0.5])
-def test_the_window_keeps_workers_busy_and_the_queue_short(clock: Clock, per_second: int, latency: float) -> None:
-    """A simulation: each item takes `latency` seconds and `per_second` can be done; completions are seen later."""
-    size, step, seen_every = Window(clock), 1 / 1024, 0.25
-    queue, done_unseen, finished = deque[float](), 0, 0
-    credit = next_look = 0.0
-    for _ in range(20 * 1024):
-        clock.now += step
-        credit = min(credit + per_second * step, 1 + per_second * step)
-        while credit >= 1 and queue and queue[0] + latency <= clock.now:
-            queue.popleft()
-            credit -= 1
-            done_unseen += 1
-            finished += clock.now > 10
-        if clock.now >= next_look:
-            next_look += seen_every
-            for _ in range(done_unseen):
-                size.done("items")
-            done_unseen = 0
-            queue.extend([clock.now] * max(0, size.size("items") - len(queue)))
-    assert finished / 10 >= 0.8 * min(per_second, window.MOST / (latency + seen_every))
-    assert len(queue) <= max(window.LEAST, 1.5 * per_second)
 
 
 def test_backoff_doubles_with_jitter_and_starts_small_again() -> None:

@@ -1,0 +1,189 @@
+"""Which way to compute a model: the fastest whose vectors are the same as torch's in float32.
+
+A way is a function that takes the place of the transformer's `forward`; tokenising and pooling stay with
+sentence-transformers.
+"""
+
+import hashlib
+import importlib
+import json
+import platform
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from embedding import openvino_model
+from embedding.cores import available_cores
+from embedding.probe import MINIMUM_COSINE, Encode, Measurement, measure, minimum_cosine
+from evervec.errors import ModelUnavailableError
+from evervec.log import get_logger
+from evervec.settings import Backend
+
+if TYPE_CHECKING:
+    from embedding.transformer import SentenceTransformerEmbedder
+
+WORTH = 1.05
+"""How much faster than float32 on torch another way must be."""
+TORCH = "torch float32"
+
+Forward = Callable[..., Any]
+
+logger = get_logger("evervec.embedding")
+
+
+class Figures(NamedTuple):
+    """How a way did in the probe."""
+
+    texts_per_second: float
+    minimum_cosine: float
+
+    def __str__(self) -> str:
+        return f"{self.texts_per_second:.0f} texts/s, minimum cosine {self.minimum_cosine:.5f}"
+
+
+def choose(embedder: "SentenceTransformerEmbedder", backend: Backend, cache: Path) -> None:
+    """Make the embedder, which computes with torch, compute the best way that the setting allows.
+
+    ModelUnavailableError with the figure if the backend was set, and does not give the same vectors.
+    """
+    if backend is Backend.TORCH or (backend is Backend.AUTO and not _has_others(embedder)):
+        return
+    transformer = embedder.transformer
+    folder = cache / openvino_model.fingerprint(transformer, "torch", "transformers", *_installed("openvino"))
+    ways = _ways(embedder, folder)
+    remembered = folder / f"{backend}-{_machine()}.json"
+    if (name := _recall(remembered)) and (name == TORCH or name in ways):
+        logger.info("backend chosen before", backend=name)
+    else:
+        name = _probe(embedder, backend, ways)
+        _remember(remembered, name)
+    if name != TORCH:
+        embedder.use(ways[name](), release=name.startswith(Backend.OPENVINO))
+
+
+def compare(encode: Encode, reference: Encode) -> None:
+    """For the ONNX backend, which is a model of its own: refuse it if its vectors are others than the reference's."""
+    right = measure(reference)
+    left = measure(encode, right.groups)
+    figures = Figures(left.texts_per_second, minimum_cosine(left.vectors, right.vectors))
+    logger.info("backend compared", **{Backend.ONNX: str(figures), TORCH: str(Figures(right.texts_per_second, 1.0))})
+    if not figures.minimum_cosine >= MINIMUM_COSINE:
+        raise _refusal(Backend.ONNX, f"{Backend.ONNX}: {figures}")
+
+
+def _refusal(backend: Backend, tried: str) -> ModelUnavailableError:
+    return ModelUnavailableError(
+        f"EVERVEC_BACKEND={backend} does not give this model's vectors ({tried}; "
+        f"at least {MINIMUM_COSINE} is needed): set it to auto or torch"
+    )
+
+
+def _probe(embedder: "SentenceTransformerEmbedder", backend: Backend, ways: dict[str, Callable[[], Forward]]) -> str:
+    """The name of the best way, with one line in the log."""
+    reference = measure(embedder.encode_plain)
+    figures = {TORCH: Figures(reference.texts_per_second, 1.0)}
+    failures = {}
+    for name, make in ways.items():
+        if backend not in (Backend.AUTO, Backend(name.split()[0])):
+            continue
+        try:
+            found = _measure_way(embedder, make(), reference)
+        except Exception as error:  # noqa: BLE001 - a way that does not work for this model is not taken
+            failures[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            figures[name] = Figures(found.texts_per_second, minimum_cosine(reference.vectors, found.vectors))
+    passed = {name: each for name, each in figures.items() if each.minimum_cosine >= MINIMUM_COSINE}
+    if backend is not Backend.AUTO:
+        del passed[TORCH]
+        if not passed:
+            tried = "; ".join(f"{name}: {said}" for name, said in {**failures, **figures}.items() if name != TORCH)
+            raise _refusal(backend, tried)
+    best = max(passed, key=lambda name: passed[name].texts_per_second / (1 if name == TORCH else WORTH))
+    logger.info("backend chosen", backend=best, **{name: str(said) for name, said in {**figures, **failures}.items()})
+    return best
+
+
+def _measure_way(embedder: "SentenceTransformerEmbedder", forward: Forward, reference: Measurement) -> Measurement:
+    with embedder.trying(forward):
+        return measure(embedder.encode_plain, reference.groups)
+
+
+def _ways(embedder: "SentenceTransformerEmbedder", folder: Path) -> dict[str, Callable[[], Forward]]:
+    """What might compute this model besides float32 on torch, by names that begin with the backend's."""
+    ways: dict[str, Callable[[], Forward]] = {}
+    if _fast_bfloat16(embedder.device):
+        ways["torch bfloat16"] = partial(_bfloat16, embedder)
+    if embedder.device == "cpu" and find_spec("openvino") is not None:
+        models: list[Any] = []  # made once, when it is first needed
+
+        def make(precision: str) -> Forward:
+            if not models:
+                models.append(openvino_model.open_model(embedder.transformer, embedder.example(), folder))
+            return openvino_model.compile_forward(models[0], precision, embedder.streams)
+
+        for precision in openvino_model.precisions():
+            ways[f"openvino {precision}"] = partial(make, precision)
+    return ways
+
+
+def _has_others(embedder: "SentenceTransformerEmbedder") -> bool:
+    return _fast_bfloat16(embedder.device) or (embedder.device == "cpu" and find_spec("openvino") is not None)
+
+
+def _fast_bfloat16(device: str) -> bool:
+    """Whether the device computes bfloat16 itself; emulated, it is slow."""
+    torch = importlib.import_module("torch")
+    if device == "cpu":
+        return any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return device == "cuda" and bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def _bfloat16(embedder: "SentenceTransformerEmbedder") -> Forward:
+    torch = importlib.import_module("torch")
+    plain, device = embedder.transformer.forward, embedder.device
+
+    def forward(*arguments: Any, **features: Any) -> Any:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return plain(*arguments, **features)
+
+    return forward
+
+
+def _installed(package: str) -> tuple[str, ...]:
+    return (package,) if find_spec(package) is not None else ()
+
+
+def _machine() -> str:
+    """Names this machine's CPU and how much of it may be used: the speeds depend on both."""
+    torch = importlib.import_module("torch")
+    text = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_cpu_name()} {available_cores()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith("model name")), "")
+
+
+def _recall(file: Path) -> str | None:
+    try:
+        return str(json.loads(file.read_text())["backend"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(file: Path, name: str) -> None:
+    """For the next start; where it cannot be written, that one probes again."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
+            new.write(json.dumps({"backend": name}))
+        Path(new.name).rename(file)
+    except OSError:
+        pass

@@ -1,0 +1,88 @@
+"""Texts on which two ways to compute a model are compared: their vectors, and their speed."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from embedding.base import Vectors
+
+Encode: TypeAlias = Callable[[Sequence[str]], Vectors]
+
+MINIMUM_COSINE = 0.999
+"""What keeps the order of nearly all search results; a backend below this is not used."""
+PROBE_SECONDS = 2.0
+"""How long the reference may take: a large model is compared on fewer texts."""
+
+_LONG = "The drill comes with a case, three bits and a charger; please bring it back clean and by Sunday evening. "
+
+PROBE: tuple[tuple[str, ...], ...] = (
+    (
+        "Schlagbohrmaschine mit Koffer, am Wochenende zu verleihen",
+        "Hammer drill in its case, to borrow at the weekend",
+        "x",
+        "Äpfel aus dem eigenen Garten, ungespritzt, Abholung ab 17:30 Uhr 🍎🍏",
+        "東京の古い本屋で働いています。",
+        "1234567890 3.14159 2026-11-22 +49 30 123456",
+        _LONG * 4,
+        "Где находится ближайшая библиотека?",
+    ),
+    (
+        "أبحث عن دراجة أطفال مستعملة",
+        "Ein längerer Satz von einer Nachbarschaft, in der niemand eine Leiter besitzen muss, um eine zu haben.",
+        "SELECT count(*) FROM items WHERE price < 10.50 AND name ILIKE '%lamp%';",
+        "😀 🚲 👩‍🔧",
+        "",
+        "नमस्ते, क्या यह मेज़ अभी उपलब्ध है?",
+        "Donaudampfschifffahrtsgesellschaftskapitänsmütze",
+        "The quick repair of a slow kettle: open the base, clean the contacts, close it, and try again twice.",
+    ),
+    (
+        _LONG * 40,
+        "ok",
+        "ΑΒΓ αβγ, ένα ποδήλατο",
+        "https://example.org/items/42?view=full#photos",
+        "!!! ??? ... --- ***",
+        "Kinderfahrrad, 20 Zoll, rot, kleiner Kratzer am Rahmen, sonst gut; Preis 45 € oder Tausch gegen ein Regal",
+        "안녕하세요, 우산을 빌릴 수 있을까요?",
+        "return [row for row in rows if row.price is not None]  # nothing else",
+    ),
+    (
+        "Zwei Karten für das Konzert am Samstag. " * 30,
+        "A lamp. A lamp? A lamp!",
+        "Ça coûte 12,50 €, l'été dernier c'était moins cher.",
+        "日本語とEnglishとDeutschの混ざった文。",
+        "tell me where the ladder is",
+        "0",
+        "Werkzeug, Leitern, Anhänger und ein Zelt für sechs Personen stehen im Schuppen hinter dem Haus Nummer 7.",
+        "tiếng Việt có nhiều dấu",
+    ),
+)
+"""In groups, the most telling one first; the long ones are beyond any model's limit or near it."""
+
+
+class Measurement(NamedTuple):
+    """One way's vectors of the probe, how many texts it did in a second, and how many groups in all."""
+
+    vectors: Vectors
+    texts_per_second: float
+    groups: int
+
+
+def measure(encode: Encode, groups: int = len(PROBE), seconds: float = PROBE_SECONDS) -> Measurement:
+    """Embed the first groups of the probe; none begins after so many seconds."""
+    encode(PROBE[0][:1])  # what is slow only the first time
+    found: list[Vectors] = []
+    started = time.perf_counter()
+    for texts in PROBE[:groups]:
+        found.append(encode(texts))
+        if time.perf_counter() - started > seconds:
+            break
+    return Measurement(np.concatenate(found), sum(map(len, found)) / (time.perf_counter() - started), len(found))
+
+
+def minimum_cosine(left: Vectors, right: Vectors) -> float:
+    """Of the rows that both have, the least cosine; both are of length 1. NaN, which passes nothing, is kept."""
+    rows = min(len(left), len(right))
+    return float(np.einsum("ij,ij->i", left[:rows].astype(np.float64), right[:rows].astype(np.float64)).min())

@@ -1,0 +1,57 @@
+"""The safety net: a Temporal Schedule that has waiting items swept, whatever became of bell and listener."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+
+from evervec.messages import SAFETY_NET_WORKFLOW, SafetyNetInput
+from evervec.settings import Settings
+from evervec.temporal import unreachable_if_away
+
+EVERY = timedelta(minutes=5)
+CATCH_UP = timedelta(minutes=1)
+"""How late a run may be: one that was missed is made up for by the next."""
+
+
+def schedule_id(instance: str) -> str:
+    """The id of an installation's schedule, and of the workflows that it starts."""
+    return f"embedding-sweeps/{instance}"
+
+
+async def ensure_schedule(client: Client, settings: Settings, instance: str) -> None:
+    """Make the schedule, or bring it up to date; one that somebody has paused stays paused.
+
+    ServiceUnreachableError when Temporal is away, RPCError when it refuses or knows no schedules.
+    """
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(
+            SAFETY_NET_WORKFLOW,
+            SafetyNetInput(instance=instance),
+            id=schedule_id(instance),
+            task_queue=settings.task_queue,
+            execution_timeout=EVERY,
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=EVERY)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),
+    )
+
+    def present(found: ScheduleUpdateInput) -> ScheduleUpdate:
+        return ScheduleUpdate(replace(schedule, state=found.description.schedule.state))
+
+    with unreachable_if_away(client):
+        try:
+            await client.create_schedule(schedule_id(instance), schedule)
+        except ScheduleAlreadyRunningError:
+            await client.get_schedule_handle(schedule_id(instance)).update(present)
