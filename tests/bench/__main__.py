@@ -12,6 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
+from evervec.log import configure_logging
+from evervec.settings import LogLevel, Settings
 from tests.bench import backends, backfill, latency, lock, noop, scale, stub, writers
 from tests.bench.figures import keys_of
 from tests.bench.measurement import Bench, Measurement
@@ -19,6 +21,7 @@ from tests.bench.pipeline import Servers
 from tests.bench.plan import QUICK, Plan
 from tests.bench.report import report
 from tests.bench.results import forget_figures, merge_details, merge_figures
+from tests.integration.commands import FOREIGN
 
 MEASUREMENTS: dict[str, Measurement] = {
     "backfill_minilm": backfill.minilm_on_torch,
@@ -37,7 +40,7 @@ SCALE: dict[str, Measurement] = {"scale": scale.scale}
 def main() -> None:
     """Run what the arguments name and tell what came out."""
     arguments = _arguments()
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    _prepare()
     names = arguments.measurement or list(SCALE if arguments.scale else MEASUREMENTS)
     plan = QUICK if arguments.quick else Plan()
     plan = replace(plan, **{"rows": arguments.rows} if arguments.rows else {})
@@ -46,6 +49,14 @@ def main() -> None:
         report()
     if failed:
         sys.exit(f"not measured: {', '.join(failed)}")
+
+
+def _prepare() -> None:
+    """Measure with evervec's defaults, whatever is set here, and in silence."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    configure_logging(Settings(log_level=LogLevel.WARNING))
 
 
 async def _stoppable(work: Coroutine[Any, Any, list[str]]) -> list[str]:

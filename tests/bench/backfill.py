@@ -5,7 +5,7 @@ import importlib
 import time
 from collections.abc import Callable, Sequence
 
-from embedding.base import available_cores
+from embedding.cores import available_cores
 from evervec.model import ModelSpec
 from evervec.settings import Backend
 from tests.bench.corpus import corpus

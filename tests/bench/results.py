@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from embedding.base import available_cores
+from embedding.cores import available_cores
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
