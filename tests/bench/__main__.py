@@ -44,7 +44,10 @@ def main() -> None:
     names = arguments.measurement or list(SCALE if arguments.scale else MEASUREMENTS)
     plan = QUICK if arguments.quick else Plan()
     plan = replace(plan, **{"rows": arguments.rows} if arguments.rows else {})
-    failed = asyncio.run(_stoppable(_run(names, plan, quick=arguments.quick)))
+    try:
+        failed = asyncio.run(_stoppable(_run(names, plan, quick=arguments.quick)))
+    except asyncio.CancelledError:
+        sys.exit("stopped")
     if not arguments.quick:
         report()
     if failed:

@@ -70,7 +70,8 @@ def merge_details(measurement: str, seconds: float, repetitions: Mapping[str, li
 def machine() -> dict[str, str | int]:
     """Where this runs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cores": available_cores(), "cpu": _cpu(), "memory_gb": round(memory / 1e9), "system": platform.platform()}
+    system = f"{platform.system()} {platform.machine()}"
+    return {"cores": available_cores(), "cpu": _cpu(), "memory_gb": round(memory / 1e9), "system": system}
 
 
 def versions() -> dict[str, str]:
