@@ -103,7 +103,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", action="store_true", help="the table of a million rows")
     parser.add_argument("--quick", action="store_true", help="small and fast: shows that it runs, no more")
     parser.add_argument("--rows", type=int, help="real texts of a backfill")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.measurement) - set(MEASUREMENTS | SCALE):
+        parser.error(f"no measurement {', '.join(sorted(unknown))}: see --help")
+    return arguments
 
 
 if __name__ == "__main__":
