@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-.PHONY: help demo test test-long lint types format clean
+.PHONY: help demo test test-long bench bench-scale bench-publish lint types format clean
 
 help: ## explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.stack ## bring the whole stack up on a fresh directory, embed 200 items, edit some, search
 	@$(BIN)/evervec demo
@@ -21,6 +22,15 @@ test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests
 test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watched and filled
 	@echo "== long tests"
 	@$(BIN)/pytest -m long -s
+
+bench: $(VENV)/.bench ## measure everything but peers and a million rows, half an hour; ROWS=5000 real texts, QUICK=1 a rehearsal
+	@$(BENCH)
+
+bench-scale: $(VENV)/.bench ## measure a table of a million rows (25 GB of disk)
+	@$(BENCH) --scale
+
+bench-publish: $(VENV)/.bench ## put the figures of the last runs into docs/benchmarks.md
+	@$(BIN)/python -m tests.bench.report --publish
 
 lint: $(VENV)/.dev ## ruff (lint and format) and the layer contract
 	@echo "== ruff and import-linter"
@@ -50,3 +60,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "== installing evervec with everything that its tests need into $(VENV) (about 1.5 GB, once)"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.stack
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "== installing evervec with everything that its benchmarks need into $(VENV) (about 2 GB, once)"
+	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@touch $@ $(VENV)/.dev $(VENV)/.stack

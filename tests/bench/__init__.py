@@ -1,0 +1,1 @@
+"""What evervec costs and gains, measured: `make bench`, `bench-scale`, `bench-peers`. See docs/benchmarks.md."""
