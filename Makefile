@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PEERS := build/peers
 
-.PHONY: help demo test test-long lint types format clean
+.PHONY: help demo test test-long bench-peers lint types format clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +22,9 @@ test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests
 test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watched and filled
 	@echo "== long tests"
 	@$(BIN)/pytest -m long -s
+
+bench-peers: $(VENV)/.dev $(PEERS)/cocoindex/.installed $(PEERS)/pgai/.installed $(PEERS)/pixeltable/.installed ## measure evervec beside CocoIndex, pgai and Pixeltable, half an hour
+	@$(BIN)/python -m tests.bench.peers
 
 lint: $(VENV)/.dev ## ruff (lint and format) and the layer contract
 	@echo "== ruff and import-linter"
@@ -50,3 +54,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "== installing evervec with everything that its tests need into $(VENV) (about 1.5 GB, once)"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.stack
+
+# A peer that cannot be installed is missing from the table; the others are measured all the same.
+$(PEERS)/%/.installed: tests/bench/peers/requirements-%.txt
+	@echo "== installing $* into $(@D)"
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $< && touch $@ \
+		|| echo "$* cannot be installed: see above, mend $< and try again" >&2
