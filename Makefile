@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PEERS := build/peers
+PEERS := cocoindex pgai pixeltable
+BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-.PHONY: help demo test test-long bench-peers lint types format clean
+.PHONY: help demo test test-long bench bench-peers bench-scale bench-publish lint types format clean
 
 help: ## explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.stack ## bring the whole stack up on a fresh directory, embed 200 items, edit some, search
 	@$(BIN)/evervec demo
@@ -23,8 +24,17 @@ test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watch
 	@echo "== long tests"
 	@$(BIN)/pytest -m long -s
 
-bench-peers: $(VENV)/.dev $(PEERS)/cocoindex/.installed $(PEERS)/pgai/.installed $(PEERS)/pixeltable/.installed ## measure evervec beside CocoIndex, pgai and Pixeltable, half an hour
-	@$(BIN)/python -m tests.bench.peers
+bench: $(VENV)/.bench ## measure everything but peers and a million rows, half an hour; ROWS=5000 real texts, QUICK=1 a rehearsal
+	@$(BENCH)
+
+bench-scale: $(VENV)/.bench ## measure a table of a million rows (25 GB of disk)
+	@$(BENCH) --scale
+
+bench-peers: $(VENV)/.bench $(PEERS:%=build/peers/%/.installed) ## measure evervec beside CocoIndex, pgai and Pixeltable, half an hour (5 GB of disk)
+	@$(BIN)/python -m tests.bench.peers $(if $(ROWS),--rows $(ROWS))
+
+bench-publish: $(VENV)/.bench ## put the figures of the last runs into docs/benchmarks.md
+	@$(BIN)/python -m tests.bench.report --publish
 
 lint: $(VENV)/.dev ## ruff (lint and format) and the layer contract
 	@echo "== ruff and import-linter"
@@ -55,9 +65,15 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.stack
 
+<<<<<<< HEAD
 # A peer that cannot be installed is missing from the table; the others are measured all the same.
-$(PEERS)/%/.installed: tests/bench/peers/requirements-%.txt
+build/peers/%/.installed: tests/bench/peers/requirements-%.txt
 	@echo "== installing $* into $(@D)"
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $< && touch $@ \
 		|| echo "$* cannot be installed: see above, mend $< and try again" >&2
+=======
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "== installing evervec with everything that its benchmarks need into $(VENV) (about 2 GB, once)"
+	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@touch $@ $(VENV)/.dev $(VENV)/.stack

@@ -82,6 +82,10 @@ class PostgresServer(Service):
         """Where the database `evervec` is, without the password."""
         return f"postgresql://{SUPERUSER}@{HOST}:{self.port}/{DATABASE}"
 
+    def program(self, name: str) -> Path:
+        """One of the programs that come with the server, such as pgbench."""
+        return self._bin / name
+
     def describe(self) -> str:
         """What it is and where, in one line, without the password."""
         return f"{self.name} {self._version} on {HOST}:{self.port}" if self.pid else f"{self.name}, stopped"

@@ -1,1 +1,1 @@
-"""What evervec costs and gains, measured: `make bench`, `make bench-scale`, `make bench-peers`. See docs/benchmarks.md."""
+"""What evervec costs and gains, measured: `make bench`, `bench-scale`, `bench-peers`. See docs/benchmarks.md."""

@@ -1,6 +1,6 @@
 """Real texts of mixed length: WordNet's glosses, and paragraphs of English and German manual pages.
 
-They come from Debian's packages, which are downloaded and unpacked into build/ without root and without being installed.
+They come from Debian's packages, which are downloaded and unpacked into build/: no root, nothing is installed.
 `python -m tests.bench.corpus 5000` tells how long the texts are.
 """
 
@@ -25,7 +25,8 @@ SHORTEST, LONGEST = 25, 5_000
 SEED = 1
 REMEDY = (
     "the texts come from the Debian packages wordnet-base, manpages and manpages-de: run this where `apt-get download` "
-    f"works (Debian, Ubuntu, their containers; after `apt-get update`), or put the three .deb files into {CACHE / 'debian'}"
+    "works (Debian, Ubuntu, their containers; after `apt-get update`), or put the three .deb files into "
+    f"{CACHE / 'debian'}"
 )
 
 

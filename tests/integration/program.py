@@ -14,20 +14,27 @@ from typing import Any
 from pydantic import SecretStr
 
 from evervec.settings import Settings
-from tests.integration.pipeline import until
+from tests.integration.pipeline import WAIT_SECONDS, until
 
 
 class Program:
     """`evervec listener` or `evervec worker` as a process of its own, its log in a file."""
 
-    def __init__(self, command: str, settings: Settings, log: Path, **environment: str) -> None:
+    def __init__(
+        self, command: str, settings: Settings, log: Path, module: str = "cli.main", **environment: str
+    ) -> None:
         self.log = log
         variables = {name: value for name, value in os.environ.items() if not name.startswith("EVERVEC_")}
         variables |= _environment(settings) | {"EVERVEC_LOG_FORMAT": "json"} | environment
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", command], env=variables, stderr=stderr, stdout=stderr
+                [sys.executable, "-m", module, command], env=variables, stderr=stderr, stdout=stderr
             )
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     @property
     def code(self) -> int | None:
@@ -39,14 +46,14 @@ class Program:
         logged = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in logged if line["event"] == event]
 
-    async def logged(self, event: str) -> dict[str, Any]:
+    async def logged(self, event: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """Wait until it logs an event."""
 
         def heard() -> bool:
             assert self.code is None, self.log.read_text()
             return bool(self.lines(event))
 
-        await until(heard)
+        await until(heard, seconds)
         return self.lines(event)[0]
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
