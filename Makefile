@@ -65,14 +65,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.stack
 
-<<<<<<< HEAD
 # A peer that cannot be installed is missing from the table; the others are measured all the same.
 build/peers/%/.installed: tests/bench/peers/requirements-%.txt
 	@echo "== installing $* into $(@D)"
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $< && touch $@ \
 		|| echo "$* cannot be installed: see above, mend $< and try again" >&2
-=======
+
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "== installing evervec with everything that its benchmarks need into $(VENV) (about 2 GB, once)"
 	@$(PIP) install -c constraints.txt -e '.[bench]'
