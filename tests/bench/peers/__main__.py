@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from cli.stack.temporal import TemporalServer
 from tests.bench.corpus import corpus
 from tests.bench.peers.contenders import SIDES
 from tests.bench.peers.sides import Bench, Side, SideError, Vectors
-from tests.bench.results import BUILD, merge_figures
+from tests.bench.results import BUILD, forget_figures, merge_details, merge_figures, read_figures
 
 FOLDER = BUILD / "peers"
 FEW = 32
@@ -71,6 +72,7 @@ class Measured:
 def main() -> int:
     """Measure, print, write; 1 when a side could not be measured."""
     options = _options()
+    started = time.monotonic()
     texts = corpus(options.rows)
     with _bench(options.threads) as bench:
         found = [Measured(side(bench), options.rows) for side in SIDES if options.only in (None, side.name)]
@@ -78,7 +80,9 @@ def main() -> int:
         for repetition in range(1, options.repetitions + 1):
             for one in found:
                 expected = _measure(one, texts, expected, f"{repetition} of {options.repetitions}")
+    forget_figures(key for key in read_figures() if key.startswith(("ratio_to_", "peers_")))
     merge_figures(_figures({one.side.name: one for one in found}))
+    merge_details("peers", time.monotonic() - started, {one.side.name: one.seconds for one in found})
     console.print(_table(found))
     for one in found:
         if one.failure:
