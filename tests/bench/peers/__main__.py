@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from cli.stack.temporal import TemporalServer
 from tests.bench.corpus import corpus
 from tests.bench.peers.contenders import SIDES
 from tests.bench.peers.sides import Bench, Side, SideError, Vectors
-from tests.bench.results import BUILD, forget_figures, merge_details, merge_figures, read_figures
+from tests.bench.results import BUILD, forget_figures, machine, merge_details, merge_figures, read_figures
 
 FOLDER = BUILD / "peers"
 FEW = 32
@@ -94,7 +93,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peers", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_500)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=machine()["cores"])
     parser.add_argument("--only", choices=[side.name for side in SIDES], help="measure one side alone")
     return parser.parse_args()
 
