@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PEERS := cocoindex pgai pixeltable
 BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-.PHONY: help demo test test-long bench bench-scale bench-publish lint types format clean
+.PHONY: help demo test test-long bench bench-peers bench-scale bench-publish lint types format clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ bench: $(VENV)/.bench ## measure everything but peers and a million rows, half a
 
 bench-scale: $(VENV)/.bench ## measure a table of a million rows (25 GB of disk)
 	@$(BENCH) --scale
+
+bench-peers: $(VENV)/.bench $(PEERS:%=build/peers/%/.installed) ## measure evervec beside CocoIndex, pgai and Pixeltable, half an hour (5 GB of disk)
+	@$(BIN)/python -m tests.bench.peers $(if $(ROWS),--rows $(ROWS))
 
 bench-publish: $(VENV)/.bench ## put the figures of the last runs into docs/benchmarks.md
 	@$(BIN)/python -m tests.bench.report --publish
@@ -60,6 +64,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "== installing evervec with everything that its tests need into $(VENV) (about 1.5 GB, once)"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.stack
+
+# A peer that cannot be installed is missing from the table; the others are measured all the same.
+build/peers/%/.installed: tests/bench/peers/requirements-%.txt
+	@echo "== installing $* into $(@D)"
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $< && touch $@ \
+		|| echo "$* cannot be installed: see above, mend $< and try again" >&2
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "== installing evervec with everything that its benchmarks need into $(VENV) (about 2 GB, once)"
