@@ -83,14 +83,15 @@ COMMENT ON COLUMN evervec.source.filled_to IS 'The last key that the first fill 
 
 CREATE SEQUENCE IF NOT EXISTS evervec.outbox_version;
 
--- Rows come and go all the time: room for updates in place, and vacuum before the dead ones pile up.
+-- Rows come and go all the time: room for updates in place, and vacuum before the dead ones pile up. No CHECK on state,
+-- 'pending' or 'failed': every statement of a writer would parse it anew.
 CREATE TABLE IF NOT EXISTS evervec.outbox (
   source       text NOT NULL,
   item_key     text NOT NULL,
   content_hash text,
   version      bigint NOT NULL,
   queued_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-  state        text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'failed')),
+  state        text NOT NULL DEFAULT 'pending',
   attempts     int NOT NULL DEFAULT 0,
   forced       boolean NOT NULL DEFAULT false,
   last_error   text,
@@ -104,6 +105,9 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'evervec.outbox'::regclass AND attname = 'due_at') THEN
     ALTER TABLE evervec.outbox ADD COLUMN due_at timestamptz NOT NULL DEFAULT clock_timestamp();
     ALTER TABLE evervec.source ADD COLUMN rate real CHECK (rate > 0);
+  END IF;
+  IF EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'evervec.outbox'::regclass AND contype = 'c') THEN
+    ALTER TABLE evervec.outbox DROP CONSTRAINT outbox_state_check;
   END IF;
 END $$;
 COMMENT ON TABLE evervec.outbox IS 'The items waiting. version is new at every enqueue; a worker deletes only the version it saw.';
@@ -166,11 +170,8 @@ $$;
 -- that a long text is not taken apart.
 CREATE OR REPLACE FUNCTION evervec.not_blank_sql(p_row text, p_column name) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format('(%3$sltrim(left(%1$s, 32), %2$L) <> '''' OR ltrim(%1$s, %2$L) <> '''')',
-                format('%s.%I::text', p_row, p_column), evervec.whitespace(),
-                -- Other encodings' ascii() fails for what is not ASCII.
-                CASE getdatabaseencoding() WHEN 'UTF8' THEN
-                  format('ascii(left(%s.%I::text, 1)) BETWEEN 33 AND 126 OR ', p_row, p_column) ELSE '' END)
+  SELECT format('(%1$s COLLATE "C" >= ''!'' AND %1$s COLLATE "C" < E''\x7f'' OR ltrim(left(%1$s, 32), %2$L) <> '''' '
+                'OR ltrim(%1$s, %2$L) <> '''')', format('%s.%I::text', p_row, p_column), evervec.whitespace())
 $$;
 
 -- The text made of an item's columns: those that are not blank, joined by ' | '.
@@ -400,66 +401,71 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   has_side  boolean := s.destination = 'table';
   side      text := s.side_table::text;
+  -- Each expression of a trigger function is set up anew in every transaction: few and short ones are what makes it cheap.
   -- A predicate may name columns that are called like a variable.
-  header    text := E'\n#variable_conflict use_column\nDECLARE\n  h text;\n  stored text;\n  is_active boolean := true;\nBEGIN\n';
+  header    text := E'\n#variable_conflict use_column\nDECLARE\n  h text;\n  stored text;\n  is_active boolean;\nBEGIN\n';
+  is_column boolean := coalesce(s.active_columns = ARRAY[s.active::name], false);
   settle    text;
-  changed   text;
-  eligible  text;
+  moved     text;
+  eligible  text := '';
   stale     text;
   enqueue   text;
-  functions text[] := ARRAY['row_', 'key_', 'gone_', 'truncated_'];
+  functions text[] := ARRAY['row_', 'gone_', 'truncated_'];
   bodies    text[];
 BEGIN
   -- An item that needs nothing any more may have failed with what it was before: the worker is to look at it again.
   settle := format(
-    E'UPDATE evervec.outbox SET version = nextval(''evervec.outbox_version''), state = ''pending'',\n'
-    '      attempts = 0, last_error = NULL, failed_at = NULL, due_at = clock_timestamp()\n'
-    '      WHERE source = %L AND item_key = NEW.%I::text;\n',
-    s.name, s.key_column);
-  changed := format(E'    IF TG_NAME <> ''evervec_touch_%1$s'' AND TG_OP = ''UPDATE'' THEN\n      %2$s    END IF;\n', s.id, settle);
-  eligible := CASE WHEN s.active IS NULL THEN ''
-    WHEN s.active_columns = ARRAY[s.active::name] THEN format(E'  is_active := NEW.%s;\n', s.active)
+    E'    IF TG_NAME <> ''evervec_touch_%1$s'' AND TG_OP = ''UPDATE'' THEN\n'
+    '      UPDATE evervec.outbox SET version = nextval(''evervec.outbox_version''), state = ''pending'',\n'
+    '        attempts = 0, last_error = NULL, failed_at = NULL, due_at = clock_timestamp()\n'
+    '      WHERE source = %2$L AND item_key = NEW.%3$I::text;\n    END IF;\n    RETURN NULL;\n', s.id, s.name, s.key_column);
+  -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
+  -- stands in its way. The new key is always looked at, since several keys may have changed places.
+  moved := format(
+    E'  IF TG_OP = ''UPDATE'' AND ROW(OLD.%2$I)::record *<> ROW(NEW.%2$I)::record THEN\n'
+    '    IF NOT evervec.item_exists(%1$L, OLD.%2$I::text) THEN\n'
+    '      DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
+    '      PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n    END IF;\n', s.name, s.key_column)
+    || CASE WHEN has_side THEN format(
+      E'    UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
+      '      AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
+      '    IF NOT FOUND THEN DELETE FROM %1$s AS e WHERE e.%2$I = OLD.%2$I; END IF;\n', side, s.key_column) ELSE '' END;
+  IF s.active IS NOT NULL AND NOT is_column THEN
     -- The predicate names columns without a row: let it see NEW as a table.
-    ELSE format(E'  SELECT (%s\n  ) INTO is_active FROM (SELECT NEW.*) AS t;\n', s.active) END;
-  eligible := eligible || format(E'  IF NOT %s THEN\n%s    RETURN NULL;\n  END IF;\n',
-                                 evervec.eligible_sql('NEW', 'is_active', s.required_columns), changed);
+    eligible := format(E'  SELECT (%s\n  ) INTO is_active FROM (SELECT NEW.*) AS t;\n', s.active);
+  END IF;
+  IF s.active IS NOT NULL OR s.required_columns <> '{}' THEN
+    eligible := eligible || format(E'  IF NOT %s THEN\n%s  END IF;\n', evervec.eligible_sql('NEW',
+      CASE WHEN is_column THEN 'NEW.' || s.active WHEN s.active IS NULL THEN 'true' ELSE 'is_active' END,
+      s.required_columns), settle);
+  END IF;
   eligible := eligible || format(E'  h := %s;\n', evervec.content_hash_sql(
     s.fingerprint, evervec.content_sql('NEW', s.text_columns)));
   stale := CASE WHEN has_side THEN
-      format(E'  SELECT e.%I INTO stored FROM %s AS e WHERE e.%I = NEW.%I AND e.%I IS NOT NULL;\n',
-             evervec.hash_column(s.embedding_column), side, s.key_column, s.key_column, s.embedding_column)
-    ELSE format(E'  IF NEW.%I IS NOT NULL THEN stored := NEW.%I; END IF;\n',
-                s.embedding_column, evervec.hash_column(s.embedding_column)) END
-    -- The snapshot of a repeatable read may be older than a write-back to the side table: what it shows proves nothing.
-    || format(E'  IF stored = h%s THEN\n%s    RETURN NULL;\n  END IF;\n',
-              CASE WHEN has_side THEN ' AND current_setting(''transaction_isolation'') LIKE ''read%''' ELSE '' END, changed);
+      -- The snapshot of a repeatable read may be older than a write-back to the side table: what it shows proves nothing.
+      format(E'  SELECT e.%I INTO stored FROM %s AS e WHERE e.%I = NEW.%I AND e.%I IS NOT NULL;\n'
+             '  IF stored = h AND current_setting(''transaction_isolation'') LIKE ''read%%'' THEN\n%s  END IF;\n',
+             evervec.hash_column(s.embedding_column), side, s.key_column, s.key_column, s.embedding_column, settle)
+    ELSE format(E'  IF NEW.%I = h AND NEW.%I IS NOT NULL THEN\n%s  END IF;\n',
+                evervec.hash_column(s.embedding_column), s.embedding_column, settle) END;
   enqueue := format(
     E'  INSERT INTO evervec.outbox (source, item_key, content_hash, version)\n'
     '  VALUES (%1$L, NEW.%2$I::text, h, nextval(''evervec.outbox_version''))\n'
     '  ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,\n'
     '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at;\n'
-    '%3$s  RETURN NULL;\nEND ', s.name, s.key_column,
+    '%3$s  RETURN NULL;\n', s.name, s.key_column,
     evervec.ring_sql(s.name, format('NEW.%I::text, h', s.key_column)));
   bodies := ARRAY[
-    header || eligible || stale || enqueue,
-    -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
-    -- stands in its way. The new key is always looked at, since several keys may have changed places.
-    header || format(
-      E'  IF NOT evervec.item_exists(%1$L, OLD.%2$I::text) THEN\n'
-      '    DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
-      '    PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n  END IF;\n', s.name, s.key_column)
-    || CASE WHEN has_side THEN format(
-      E'  UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
-      '    AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
-      '  IF NOT FOUND THEN DELETE FROM %1$s AS e WHERE e.%2$I = OLD.%2$I; END IF;\n', side, s.key_column) ELSE '' END
-    || eligible || CASE WHEN has_side THEN '' ELSE stale END || enqueue,
+    -- What is beside a key that changed proves nothing about the item that has this key now.
+    header || moved || CASE WHEN has_side THEN eligible || enqueue ELSE '' END || E'  END IF;\n'
+      || eligible || stale || enqueue || 'END ',
     E'\nBEGIN\n' || format(
       E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n', s.name, s.key_column)
     || CASE WHEN has_side THEN format(E'  DELETE FROM %s AS e WHERE e.%I = OLD.%I;\n', side, s.key_column, s.key_column)
        ELSE '' END || evervec.ring_sql(s.name, format('OLD.%I::text', s.key_column)) || E'  RETURN NULL;\nEND ',
     E'\nBEGIN\n' || format(E'  DELETE FROM evervec.outbox WHERE source = %L;\n', s.name)
     || CASE WHEN has_side THEN format(E'  TRUNCATE %s;\n', side) ELSE '' END || E'  RETURN NULL;\nEND '];
-  FOR n IN 1 .. 4 LOOP
+  FOR n IN 1 .. 3 LOOP
     EXECUTE format('CREATE OR REPLACE FUNCTION evervec.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp AS %L', functions[n] || s.id, bodies[n]);
     EXECUTE format('REVOKE ALL ON FUNCTION evervec.%I() FROM PUBLIC', functions[n] || s.id);
@@ -478,20 +484,19 @@ BEGIN
   RETURN found;
 END $$;
 
--- (Re)make the triggers. An UPDATE meets one of two: `row` when the content changed, whichever way; `touch` when it did
--- not but the statement names one of its columns. WHEN is checked before anything is queued, so that an UPDATE of other
--- columns, a write-back among them, costs a comparison. It compares images, since few types' equality means the same
--- text, and json has none; and it is short, since every statement parses it anew. `key` sorts first.
+-- (Re)make the triggers. An UPDATE meets one of two: `row` when the key or the content changed, whichever way; `touch`
+-- when they did not but the statement names one of their columns. WHEN is checked before anything is queued, so that an
+-- UPDATE of other columns, a write-back among them, costs a comparison. It compares images, since few types' equality
+-- means the same text, and json has none; and it is short, since every statement parses it anew.
 CREATE OR REPLACE FUNCTION evervec.make_triggers(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   relation text := s.relation::text;
-  columns  name[] := ARRAY(SELECT DISTINCT c FROM unnest(s.text_columns || s.required_columns || s.active_columns) AS c
-                           ORDER BY c);
+  columns  name[] := ARRAY(SELECT DISTINCT c FROM unnest(s.text_columns || s.required_columns || s.active_columns
+                                                         || s.key_column) AS c ORDER BY c);
   before   text := (SELECT 'ROW(' || string_agg(format('OLD.%I', c), ', ') || ')::record' FROM unnest(columns) AS c);
   after    text := (SELECT 'ROW(' || string_agg(format('NEW.%I', c), ', ') || ')::record' FROM unnest(columns) AS c);
-  same_key text := format('ROW(OLD.%1$I)::record *= ROW(NEW.%1$I)::record', s.key_column);
-  named    text := (SELECT string_agg(DISTINCT quote_ident(c), ', ') FROM unnest(columns || s.key_column) AS c);
+  named    text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(columns) AS c);
 BEGIN
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_insert_%1$s AFTER INSERT ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
@@ -499,8 +504,6 @@ BEGIN
                  'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, before, after);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %5$s ON %2$s FOR EACH ROW '
                  'WHEN (%3$s *= %4$s) EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, before, after, named);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_key_%1$s AFTER UPDATE ON %2$s FOR EACH ROW WHEN (NOT (%3$s)) '
-                 'EXECUTE FUNCTION evervec.key_%1$s()', s.id, relation, same_key);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_gone_%1$s AFTER DELETE ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.gone_%1$s()', s.id, relation);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_truncated_%1$s AFTER TRUNCATE ON %2$s FOR EACH STATEMENT '
