@@ -7,7 +7,7 @@ from contextlib import suppress
 import psycopg
 import pytest
 
-from evervec.errors import DatabaseError, SourceNotFoundError
+from evervec.errors import SourceNotFoundError
 from evervec.messages import Outcome
 from tests.integration.pauses import PAUSES
 from tests.integration.sessions import Lab, Session, shared_database, vector_of
@@ -290,8 +290,7 @@ async def test_a_failure_is_not_counted_while_the_item_is_edited(lab: Lab) -> No
     [state] = await worker.read(1)
     await user.run("BEGIN")
     await lab.edit("C", by=user)
-    with pytest.raises(DatabaseError, match="lock timeout"):
-        await worker.items.record_failure("items", "1", state.outbox_version, "an error", max_attempts=1)
+    assert not await worker.items.record_failure("items", "1", state.outbox_version, "an error", max_attempts=1)
     await user.run("COMMIT")
     assert not await worker.items.record_failure("items", "1", state.outbox_version, "an error", max_attempts=1)
     await lab.assert_ends_true()
