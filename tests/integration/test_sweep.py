@@ -228,6 +228,7 @@ async def test_what_a_killed_worker_had_in_hand_is_done_by_another(site: Site, t
     table = await filled(site, 5000)
     first = Program("worker", site.settings, tmp_path / "first.log")
     async with programs(first):
+        await first.logged("worker ready")
         handle = await sweep(table)
 
         async def begun() -> bool:
