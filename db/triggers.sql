@@ -166,12 +166,18 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     ELSE '' END
 $$;
 
+-- True when the column begins with a visible character of ASCII, as texts almost always do.
+CREATE OR REPLACE FUNCTION evervec.begins_visibly_sql(p_row text, p_column name) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('%1$s COLLATE "C" >= ''!'' AND %1$s COLLATE "C" < E''\x7f''', format('%s.%I::text', p_row, p_column))
+$$;
+
 -- True when the column is neither NULL nor whitespace. The first character decides almost always, or the first few, so
 -- that a long text is not taken apart.
 CREATE OR REPLACE FUNCTION evervec.not_blank_sql(p_row text, p_column name) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format('(%1$s COLLATE "C" >= ''!'' AND %1$s COLLATE "C" < E''\x7f'' OR ltrim(left(%1$s, 32), %2$L) <> '''' '
-                'OR ltrim(%1$s, %2$L) <> '''')', format('%s.%I::text', p_row, p_column), evervec.whitespace())
+  SELECT format('(%3$s OR ltrim(left(%1$s, 32), %2$L) <> '''' OR ltrim(%1$s, %2$L) <> '''')',
+                format('%s.%I::text', p_row, p_column), evervec.whitespace(), evervec.begins_visibly_sql(p_row, p_column))
 $$;
 
 -- The text made of an item's columns: those that are not blank, joined by ' | '.
@@ -297,12 +303,13 @@ BEGIN
   payload := set_config('evervec.rung', (rung + octet_length(payload) + 28)::text, true);
 END $$;
 
--- The same as a statement of a trigger function, without a query or a call where it is of no use: that counts where a
--- statement has many rows.
+-- The same as a statement of a trigger function. Where somebody rings already it costs no call, and where a transaction has
+-- rung enough no query.
 CREATE OR REPLACE FUNCTION evervec.ring_sql(p_source text, p_arguments text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format(E'  IF coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
-                '    AND evervec.ring(%L, %s) IS NULL THEN\n    RETURN NULL;\n  END IF;\n', p_source, p_arguments)
+  SELECT format(E'  IF pg_try_advisory_xact_lock(7310312410226385250)\n'
+                '    AND coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
+                '    AND evervec.ring(%L, %s) IS NULL THEN\n    NULL;\n  END IF;\n', p_source, p_arguments)
 $$;
 
 -- Earlier versions of this file returned less.
@@ -394,14 +401,47 @@ BEGIN
   RETURN coalesce(columns, '{}');
 END $$;
 
--- (Re)make the trigger functions of a source. They are generated so that each is a few plain expressions over NEW and
--- one upsert, and run with the rights of whoever watches, so that writers need none on this schema.
+-- Whether an UPDATE left these columns as they were, as an expression over OLD and NEW. What counts is the text: where
+-- equal values may have different texts, or a type knows no equality, images are compared, which takes longer.
+CREATE OR REPLACE FUNCTION evervec.same_sql(p_relation regclass, p_columns name[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  WITH RECURSIVE base AS (
+    SELECT a.attname, a.attcollation, t.typname, t.typtype, t.typbasetype
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns)
+    UNION ALL
+    SELECT d.attname, d.attcollation, t.typname, t.typtype, t.typbasetype
+    FROM base d JOIN pg_type t ON t.oid = d.typbasetype WHERE d.typtype = 'd'
+  ), compared AS (
+    SELECT b.attname, b.typtype = 'e' OR b.typname = ANY ('{int2,int4,int8,oid,bool,uuid}')
+           OR b.typname = ANY ('{text,varchar,bpchar,name}')
+              AND (SELECT c.collisdeterministic FROM pg_collation c WHERE c.oid = b.attcollation) AS by_value
+    FROM base b WHERE b.typtype <> 'd'
+  )
+  SELECT concat_ws(' AND ',
+    string_agg(format('OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I', attname), ' AND ' ORDER BY attname) FILTER (WHERE by_value),
+    'ROW(' || string_agg(format('OLD.%I', attname), ', ' ORDER BY attname) FILTER (WHERE by_value IS NOT TRUE)
+      || ')::record *= ROW(' || string_agg(format('NEW.%I', attname), ', ' ORDER BY attname)
+                                FILTER (WHERE by_value IS NOT TRUE) || ')::record')
+  FROM compared
+$$;
+
+-- The columns that decide what an item is: its key, its texts, and whether it is eligible.
+CREATE OR REPLACE FUNCTION evervec.read_columns(s evervec.source) RETURNS name[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT array_agg(DISTINCT c ORDER BY c) FROM unnest(s.text_columns || s.required_columns || s.active_columns || s.key_column) AS c
+$$;
+
+-- (Re)make the trigger functions of a source. They are generated so that each is a few plain expressions over OLD and NEW
+-- and one upsert, and run with the rights of whoever watches, so that writers need none on this schema.
+-- Every transaction sets up each expression anew that it comes to, function by function, which costs more than computing
+-- it. So the common case has short expressions of its own. What an AFTER trigger returns is ignored, but RETURN NULL
+-- would be another expression.
 CREATE OR REPLACE FUNCTION evervec.make_trigger_functions(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   has_side  boolean := s.destination = 'table';
   side      text := s.side_table::text;
-  -- Each expression of a trigger function is set up anew in every transaction: few and short ones are what makes it cheap.
+  same      text := evervec.same_sql(s.relation, evervec.read_columns(s));
   -- A predicate may name columns that are called like a variable.
   header    text := E'\n#variable_conflict use_column\nDECLARE\n  h text;\n  stored text;\n  is_active boolean;\nBEGIN\n';
   is_column boolean := coalesce(s.active_columns = ARRAY[s.active::name], false);
@@ -410,22 +450,23 @@ DECLARE
   eligible  text := '';
   stale     text;
   enqueue   text;
-  functions text[] := ARRAY['row_', 'gone_', 'truncated_'];
+  functions text[] := ARRAY['row_', 'touch_', 'gone_', 'truncated_'];
   bodies    text[];
 BEGIN
   -- An item that needs nothing any more may have failed with what it was before: the worker is to look at it again.
   settle := format(
-    E'    IF TG_NAME <> ''evervec_touch_%1$s'' AND TG_OP = ''UPDATE'' THEN\n'
+    E'    IF TG_OP = ''UPDATE'' AND NOT (%1$s) THEN\n'
     '      UPDATE evervec.outbox SET version = nextval(''evervec.outbox_version''), state = ''pending'',\n'
     '        attempts = 0, last_error = NULL, failed_at = NULL, due_at = clock_timestamp()\n'
-    '      WHERE source = %2$L AND item_key = NEW.%3$I::text;\n    END IF;\n    RETURN NULL;\n', s.id, s.name, s.key_column);
+    '      WHERE source = %2$L AND item_key = NEW.%3$I::text;\n    END IF;\n    RETURN NEW;\n', same, s.name, s.key_column);
   -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
   -- stands in its way. The new key is always looked at, since several keys may have changed places.
   moved := format(
-    E'  IF TG_OP = ''UPDATE'' AND ROW(OLD.%2$I)::record *<> ROW(NEW.%2$I)::record THEN\n'
+    E'  IF NOT (%3$s) AND TG_OP = ''UPDATE'' THEN\n'
     '    IF NOT evervec.item_exists(%1$L, OLD.%2$I::text) THEN\n'
     '      DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
-    '      PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n    END IF;\n', s.name, s.key_column)
+    '      PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n    END IF;\n', s.name, s.key_column,
+    evervec.same_sql(s.relation, ARRAY[s.key_column]))
     || CASE WHEN has_side THEN format(
       E'    UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
       '      AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
@@ -439,8 +480,13 @@ BEGIN
       CASE WHEN is_column THEN 'NEW.' || s.active WHEN s.active IS NULL THEN 'true' ELSE 'is_active' END,
       s.required_columns), settle);
   END IF;
-  eligible := eligible || format(E'  h := %s;\n', evervec.content_hash_sql(
-    s.fingerprint, evervec.content_sql('NEW', s.text_columns)));
+  eligible := eligible || format(
+    E'  IF %s THEN\n    h := %s;\n  ELSE\n    h := %s;\n  END IF;\n',
+    (SELECT string_agg(evervec.begins_visibly_sql('NEW', c), ' AND ') FROM unnest(s.text_columns) AS c),
+    evervec.content_hash_sql(s.fingerprint, (
+      SELECT string_agg(format('NEW.%I::text', c), ' || '' | '' || ' ORDER BY n)
+      FROM unnest(s.text_columns) WITH ORDINALITY AS u (c, n))),
+    evervec.content_hash_sql(s.fingerprint, evervec.content_sql('NEW', s.text_columns)));
   stale := CASE WHEN has_side THEN
       -- The snapshot of a repeatable read may be older than a write-back to the side table: what it shows proves nothing.
       format(E'  SELECT e.%I INTO stored FROM %s AS e WHERE e.%I = NEW.%I AND e.%I IS NOT NULL;\n'
@@ -453,19 +499,21 @@ BEGIN
     '  VALUES (%1$L, NEW.%2$I::text, h, nextval(''evervec.outbox_version''))\n'
     '  ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,\n'
     '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at;\n'
-    '%3$s  RETURN NULL;\n', s.name, s.key_column,
+    '%3$s  RETURN NEW;\n', s.name, s.key_column,
     evervec.ring_sql(s.name, format('NEW.%I::text, h', s.key_column)));
   bodies := ARRAY[
     -- What is beside a key that changed proves nothing about the item that has this key now.
-    header || moved || CASE WHEN has_side THEN eligible || enqueue ELSE '' END || E'  END IF;\n'
+    header || format(E'  IF %s THEN\n    RETURN NEW;\n  END IF;\n', same)
+      || moved || CASE WHEN has_side THEN eligible || enqueue ELSE '' END || E'  END IF;\n'
       || eligible || stale || enqueue || 'END ',
+    header || format(E'  IF NOT (%s) THEN\n    RETURN NEW;\n  END IF;\n', same) || eligible || stale || enqueue || 'END ',
     E'\nBEGIN\n' || format(
       E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n', s.name, s.key_column)
     || CASE WHEN has_side THEN format(E'  DELETE FROM %s AS e WHERE e.%I = OLD.%I;\n', side, s.key_column, s.key_column)
-       ELSE '' END || evervec.ring_sql(s.name, format('OLD.%I::text', s.key_column)) || E'  RETURN NULL;\nEND ',
+       ELSE '' END || evervec.ring_sql(s.name, format('OLD.%I::text', s.key_column)) || E'  RETURN OLD;\nEND ',
     E'\nBEGIN\n' || format(E'  DELETE FROM evervec.outbox WHERE source = %L;\n', s.name)
     || CASE WHEN has_side THEN format(E'  TRUNCATE %s;\n', side) ELSE '' END || E'  RETURN NULL;\nEND '];
-  FOR n IN 1 .. 3 LOOP
+  FOR n IN 1 .. 4 LOOP
     EXECUTE format('CREATE OR REPLACE FUNCTION evervec.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp AS %L', functions[n] || s.id, bodies[n]);
     EXECUTE format('REVOKE ALL ON FUNCTION evervec.%I() FROM PUBLIC', functions[n] || s.id);
@@ -484,26 +532,21 @@ BEGIN
   RETURN found;
 END $$;
 
--- (Re)make the triggers. An UPDATE meets one of two: `row` when the key or the content changed, whichever way; `touch`
--- when they did not but the statement names one of their columns. WHEN is checked before anything is queued, so that an
--- UPDATE of other columns, a write-back among them, costs a comparison. It compares images, since few types' equality
--- means the same text, and json has none; and it is short, since every statement parses it anew.
+-- (Re)make the triggers. `row` looks at each row of an UPDATE and does nothing where neither the key nor the content
+-- changed, whichever way; `touch` looks at those of a statement that names one of their columns, and does nothing where
+-- they changed. A WHEN would be parsed anew by every statement, which takes longer than the call that it saves.
 CREATE OR REPLACE FUNCTION evervec.make_triggers(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   relation text := s.relation::text;
-  columns  name[] := ARRAY(SELECT DISTINCT c FROM unnest(s.text_columns || s.required_columns || s.active_columns
-                                                         || s.key_column) AS c ORDER BY c);
-  before   text := (SELECT 'ROW(' || string_agg(format('OLD.%I', c), ', ') || ')::record' FROM unnest(columns) AS c);
-  after    text := (SELECT 'ROW(' || string_agg(format('NEW.%I', c), ', ') || ')::record' FROM unnest(columns) AS c);
-  named    text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(columns) AS c);
 BEGIN
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_insert_%1$s AFTER INSERT ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW WHEN (%3$s *<> %4$s) '
-                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, before, after);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %5$s ON %2$s FOR EACH ROW '
-                 'WHEN (%3$s *= %4$s) EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation, before, after, named);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW '
+                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %3$s ON %2$s FOR EACH ROW '
+                 'EXECUTE FUNCTION evervec.touch_%1$s()', s.id, relation,
+                 (SELECT string_agg(quote_ident(c), ', ') FROM unnest(evervec.read_columns(s)) AS c));
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_gone_%1$s AFTER DELETE ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.gone_%1$s()', s.id, relation);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_truncated_%1$s AFTER TRUNCATE ON %2$s FOR EACH STATEMENT '
@@ -913,7 +956,7 @@ BEGIN
     SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS statement
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     WHERE p.pronamespace = 'evervec'::regnamespace AND t.tgparentid = 0
-      AND p.proname IN ('row_' || s.id, 'key_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
+      AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'key_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
   LOOP
     EXECUTE made.statement;
   END LOOP;
@@ -935,8 +978,8 @@ BEGIN
     PERFORM evervec.lock_briefly(s.relation);
   END IF;
   PERFORM evervec.drop_triggers(s);
-  EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.key_%1$s(), evervec.gone_%1$s(), '
-                 'evervec.truncated_%1$s()', s.id);
+  EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.touch_%1$s(), evervec.key_%1$s(), '
+                 'evervec.gone_%1$s(), evervec.truncated_%1$s()', s.id);
   DELETE FROM evervec.outbox AS o WHERE o.source = s.name;
   DELETE FROM evervec.source AS o WHERE o.name = s.name;
 END $$;
@@ -1751,6 +1794,10 @@ BEGIN
   PERFORM evervec.instance_id();
   -- Sources that an earlier version of this file watches get this version's trigger functions.
   PERFORM evervec.make_trigger_functions(s) FROM evervec.source s WHERE EXISTS (SELECT FROM pg_class WHERE oid = s.relation);
+  -- And its triggers, which takes the table for a moment, where they are not these functions' already.
+  PERFORM evervec.lock_briefly(s.relation), evervec.make_triggers(s) FROM evervec.source s
+  WHERE EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+                WHERE t.tgrelid = s.relation AND t.tgname = 'evervec_touch_' || s.id AND p.proname <> 'touch_' || s.id);
 
   FOREACH role_name IN ARRAY ARRAY['evervec_listener', 'evervec_worker', 'evervec_viewer'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
