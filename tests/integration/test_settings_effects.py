@@ -12,7 +12,7 @@ from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionSta
 
 from evervec.temporal import item_workflow_id
 from tests.integration.contract import fresh_database
-from tests.integration.pipeline import Site, Table, new_table, until
+from tests.integration.pipeline import Site, Table, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,8 +39,12 @@ async def site(postgres: str, template_database: str, temporal_address: str) -> 
 @pytest_asyncio.fixture(loop_scope="module")
 async def items(site: Site) -> Table:
     """A watched table with one row that has its vector."""
-    table = await new_table(site, "column")
+    table = Table(site, f"items {uuid.uuid4().hex}", "column")
+    await table.create()
+    # It is there before the table is watched, so it is enqueued once. Where a first fill enqueues it again while it is being
+    # embedded, the listener may be waiting for it to be quiet when it has its vector already.
     await table.fill(1)
+    await table.watch()
     await table.fresh()
     return table
 
