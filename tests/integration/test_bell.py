@@ -22,7 +22,6 @@ from tests.integration.contract import (
     value,
 )
 
-
 AGE = "SELECT (date_part('epoch', now()) * 10)::bigint"
 """Which tenth of a second the transaction began in."""
 

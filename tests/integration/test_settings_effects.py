@@ -41,8 +41,8 @@ async def items(site: Site) -> Table:
     """A watched table with one row that has its vector."""
     table = Table(site, f"items {uuid.uuid4().hex}", "column")
     await table.create()
-    # It is there before the table is watched, so it is enqueued once. Where a first fill enqueues it again while it is being
-    # embedded, the listener may be waiting for it to be quiet when it has its vector already.
+    # It is there before the table is watched, so it is enqueued once. Where a first fill enqueues it again while it is
+    # being embedded, the listener may be waiting for it to be quiet when it has its vector already.
     await table.fill(1)
     await table.watch()
     await table.fresh()
