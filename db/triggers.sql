@@ -274,6 +274,12 @@ $$;
 -- The outbox and the bell
 ---------------------------------------------------------------------------------------------------------------------
 
+-- Which of the bell's locks is this transaction's: that of the tenth of a second in which it began; it comes round in a day.
+-- Without a search_path of its own, so that it is inlined where it is called, and costs no call.
+CREATE OR REPLACE FUNCTION evervec.bell() RETURNS int LANGUAGE sql STABLE AS $$
+  SELECT ((pg_catalog.date_part('epoch', pg_catalog.now()) OPERATOR(pg_catalog.*) 10)::bigint OPERATOR(pg_catalog.%) 1000000)::int
+$$;
+
 -- Ring the bell: NOTIFY evervec. Whoever commits a NOTIFY holds a cluster-wide lock through its commit, so of the
 -- transactions that began in the same tenth of a second only one at a time rings: a long one keeps the bell from those of
 -- its own age alone. The listener looks into the outbox right after a ring and every second besides. A full queue would
@@ -285,7 +291,7 @@ DECLARE
   rung    int := coalesce(nullif(current_setting('evervec.rung', true), ''), '0')::int;
   payload text;
 BEGIN
-  IF rung >= 131072 OR NOT pg_try_advisory_xact_lock(731031240, ((date_part('epoch', now()) * 10)::bigint % 1000000)::int)
+  IF rung >= 131072 OR NOT pg_try_advisory_xact_lock(731031240, evervec.bell())
      OR (rung = 0 AND pg_notification_queue_usage() > 0.5) THEN
     RETURN;
   END IF;

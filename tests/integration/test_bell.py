@@ -22,7 +22,7 @@ from tests.integration.contract import (
     value,
 )
 
-AGE = "SELECT (date_part('epoch', now()) * 10)::bigint"
+AGE = "SELECT evervec.bell()"
 """Which tenth of a second the transaction began in."""
 
 

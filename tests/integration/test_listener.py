@@ -16,8 +16,7 @@ from listener.daemon import Listener, Role, run_listener
 from tests.integration.listener_lab import WATCH, Lab, Proxy, eventually, settings_of
 
 BELL = """
-    SELECT pg_advisory_xact_lock(731031240, ((began + later) % 1000000)::int)
-    FROM (SELECT (date_part('epoch', now()) * 10)::bigint AS began) AS now, generate_series(0, 300) AS later
+    SELECT pg_advisory_xact_lock(731031240, (evervec.bell() + later) % 1000000) FROM generate_series(0, 300) AS later
 """
 """Holds the bell of every transaction that begins within half a minute."""
 LEADER = 7310312410226385252
