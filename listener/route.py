@@ -138,8 +138,8 @@ class Router:
         if key in self._waiting:
             self._waiting.see(key, item.content_hash, seen_at)
             return True
-        # What is in hand is signalled as it stands in the outbox now. If it waited once more, its next change would find
-        # it waiting, and be thought to have waited since then.
+        # What is in hand is signalled as it stands in the outbox now. If it waited once more, its next change would be
+        # thought to have waited since then.
         return key in self._in_hand or self._sent.rests(key, item.version)
 
     def _tell_sweep(self, source: str, version: int) -> None:
