@@ -128,7 +128,8 @@ class Router:
         is_open = (bulk and news) or await self._sweeps.is_open(source)
         if not (is_open or bulk):
             for item in new:
-                self._put(Key(source, item.item_key), item.content_hash)
+                if not self._knows(item, seen_at):  # it may have been heard of while Temporal was asked
+                    self._put(Key(source, item.item_key), item.content_hash)
         elif news or not is_open:
             self._tell_sweep(source, version)
 
@@ -137,7 +138,9 @@ class Router:
         if key in self._waiting:
             self._waiting.see(key, item.content_hash, seen_at)
             return True
-        return self._sent.rests(key, item.version)
+        # What is in hand is signalled as it stands in the outbox now. If it waited once more, its next change would be
+        # thought to have waited since then.
+        return key in self._in_hand or self._sent.rests(key, item.version)
 
     def _tell_sweep(self, source: str, version: int) -> None:
         # The window begins with the first news and not anew with each: the sweep itself leaves alone what is not quiet.
@@ -168,6 +171,7 @@ class Router:
                     call = calls.create_task(self._send(key, item))
                     if self.away:
                         await call
+                self._in_hand = []
 
     async def _next_due(self, limit: int) -> list[Key]:
         while True:

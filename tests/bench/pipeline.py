@@ -7,7 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.stack.postgres import PostgresServer
 from cli.stack.temporal import TemporalServer
-from db.connection import open_pool
+from db.connection import Pool, open_pool
 from db.schema import apply_schema
 from db.sources import Sources
 from evervec.model import ModelSpec
@@ -152,13 +152,25 @@ class Pipeline:
 
     async def backfill(self, predicate: str = "true") -> float:
         """Have rows embedded anew, as `evervec regenerate` does: seconds from the re-fire to the empty outbox."""
-        settings = self.site.settings
-        async with open_pool(settings.database_conninfo, size=1, application_name="evervec bench") as pool:
+        async with self._pool() as pool:
             started = time.perf_counter()
-            async for _progress in refire(Sources(pool), SOURCE, predicate=predicate, force=True):
-                pass
+            await _refire(pool, predicate)
             await self._emptied()
             return time.perf_counter() - started
+
+    async def regenerate(self, predicate: str) -> None:
+        """Have rows embedded anew again and again, whatever else waits, until cancelled."""
+
+        async def done() -> bool:
+            return not await self.site.value("SELECT EXISTS (SELECT FROM evervec.outbox WHERE forced)")
+
+        async with self._pool() as pool:
+            while True:
+                await _refire(pool, predicate)
+                await until(done, DONE_SECONDS)
+
+    def _pool(self) -> AbstractAsyncContextManager[Pool]:
+        return open_pool(self.site.settings.database_conninfo, size=1, application_name="evervec bench")
 
     async def _emptied(self) -> None:
         """Wait until the outbox is empty; an AssertionError when items failed."""
@@ -199,6 +211,11 @@ class Pipeline:
             handle = self.site.client.get_workflow_handle(found.id, run_id=found.run_id)
             found = await handle.describe()
         return found.history_length
+
+
+async def _refire(pool: Pool, predicate: str) -> None:
+    async for _progress in refire(Sources(pool), SOURCE, predicate=predicate, force=True):
+        pass
 
 
 def peak_mb(program: Program) -> float:

@@ -22,6 +22,9 @@ from tests.integration.contract import (
     value,
 )
 
+AGE = "SELECT evervec.bell()"
+"""Which tenth of a second the transaction began in."""
+
 
 @pytest.fixture
 def bell(contract_database: str) -> Iterator[Bell]:
@@ -87,14 +90,43 @@ def test_a_huge_transaction_rings_a_bounded_number_of_times(lab: Lab, bell: Bell
     assert len(source.outbox()) == 2000
 
 
-def test_only_one_transaction_rings_at_a_time(lab: Lab, bell: Bell) -> None:
+def test_of_transactions_of_the_same_age_only_one_rings_at_a_time(lab: Lab, bell: Bell) -> None:
     source = lab.watched(2)
+    bell.payloads()
+    alike = False
+    while not alike:  # unless a tenth of a second ended just between the two
+        with connect(lab.conninfo) as other, other.transaction(), lab.connection.transaction():
+            alike = value(other, AGE) == value(lab.connection, AGE)
+            run(other, f"UPDATE {lab.schema}.items SET name = now()::text WHERE id = 1")
+            lab.run("UPDATE items SET name = now()::text WHERE id = 2")
+        rung = [key for key, _ in bell.items(source.name)]
+    assert rung == ["1"]
+    assert source.assert_settled() == ["1", "2"]
+
+
+def test_a_long_transaction_keeps_no_later_one_from_ringing(lab: Lab, bell: Bell) -> None:
+    source = lab.watched(3)
     bell.payloads()
     with connect(lab.conninfo) as other, other.transaction():
         run(other, f"UPDATE {lab.schema}.items SET name = 'edited' WHERE id = 1")
+        while value(lab.connection, AGE) == value(other, AGE):
+            pass
         lab.run("UPDATE items SET name = 'edited' WHERE id = 2")
-    assert [key for key, _ in bell.items(source.name)] == ["1"]
-    assert source.assert_settled() == ["1", "2"]
+        assert [key for key, _ in bell.items(source.name)] == ["2"]
+        run(other, f"UPDATE {lab.schema}.items SET name = 'edited' WHERE id = 3")
+    assert [key for key, _ in bell.items(source.name)] == ["1", "3"]
+
+
+def test_a_transaction_of_any_length_holds_one_lock(lab: Lab) -> None:
+    lab.watched(2)
+    with lab.connection.transaction():
+        lab.run("UPDATE items SET name = 'edited' WHERE id = 1")
+        began = value(lab.connection, "SELECT clock_timestamp()")
+        while value(lab.connection, "SELECT clock_timestamp() - %s < interval '0.2 s'", [began]):
+            pass
+        lab.run("UPDATE items SET name = 'edited' WHERE id = 2")
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        assert value(lab.connection, held) == 1
 
 
 def test_a_writer_needs_no_right_on_the_schema(lab: Lab) -> None:

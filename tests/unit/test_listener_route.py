@@ -32,11 +32,17 @@ class Outbox:
     def __init__(self, *items: OutboxItem) -> None:
         self.items = {Key(item.source, item.item_key): item for item in items}
         self.error: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.searched = 0
 
     def add(self, *items: OutboxItem) -> None:
         self.items |= {Key(item.source, item.item_key): item for item in items}
 
     async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
+        if keys:
+            self.searched += 1
+            await self.gate.wait()
         if self.error:
             error, self.error = self.error, None
             raise error
@@ -55,6 +61,8 @@ class Temporal:
         self.sweeps: list[str] = []
         self.open = set[str]()
         self.questions = 0
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.refusal: Exception | None = None
         self.asked = 0
         self.most_at_once = 0
@@ -76,6 +84,7 @@ class Temporal:
 
     async def sweep_is_open(self, source: str) -> bool:
         self.questions += 1
+        await self.answering.wait()
         if self.refusal:
             raise self.refusal
         return source in self.open
@@ -192,6 +201,39 @@ async def test_a_version_is_signalled_once_until_it_is_due_again(
         await lookout.look(outbox)
         await until(lambda: len(temporal.signals) == 3)
     assert temporal.sweeps == []
+
+
+async def test_what_is_found_while_it_is_in_hand_does_not_wait_once_more(
+    router: Router, temporal: Temporal, clock: Clock
+) -> None:
+    outbox = Outbox(item("1"))
+    outbox.gate.clear()
+    async with running(router, outbox):
+        router.changed(Key("items", "1"), "h")
+        await until(lambda: outbox.searched == 1)
+        await Lookout(router, asyncio.Event(), clock).look(outbox)
+        assert router.waiting == 0
+        outbox.gate.set()
+        await until(lambda: len(temporal.signals) == 1)
+
+
+async def test_what_was_signalled_while_temporal_was_asked_for_the_sweep_does_not_wait_once_more(
+    temporal: Temporal, clock: Clock
+) -> None:
+    router = Router(Settings(debounce_ms=600, debounce_max_ms=1200), temporal, clock)
+    outbox = Outbox(item("1"))
+    temporal.answering.clear()
+    async with running(router, outbox):
+        looking = asyncio.create_task(Lookout(router, asyncio.Event(), clock).look(outbox))
+        await until(lambda: temporal.questions == 1)
+        router.changed(Key("items", "1"), "h")
+        clock.now += 0.6
+        router.changed(Key("items", "2"), "h")  # the clock is of this test: have the router look at it
+        await until(lambda: len(temporal.signals) == 1)
+        router.gone(Key("items", "2"))
+        temporal.answering.set()
+        await looking
+        assert router.waiting == 0
 
 
 async def test_a_few_items_that_are_found_go_live(router: Router, temporal: Temporal, clock: Clock) -> None:
