@@ -314,7 +314,7 @@ END $$;
 -- rung enough no query.
 CREATE OR REPLACE FUNCTION evervec.ring_sql(p_source text, p_arguments text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format(E'  IF pg_try_advisory_xact_lock(7310312410226385250)\n'
+  SELECT format(E'  IF pg_try_advisory_xact_lock(731031240, evervec.bell())\n'
                 '    AND coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
                 '    AND evervec.ring(%L, %s) IS NULL THEN\n    NULL;\n  END IF;\n', p_source, p_arguments)
 $$;
