@@ -1154,6 +1154,26 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off S
   WHERE o.state = 'pending' AND NOT s.paused
 $$;
 
+-- Keep the bell silent for a moment: whoever would ring finds it taken, and goes on. False when somebody has it anyway, as
+-- the transaction that rang last has until it ends. One statement, so that the server itself lets go in time, whatever
+-- becomes of the caller; a second at most, since meanwhile nothing is heard.
+CREATE OR REPLACE FUNCTION evervec.hush(p_time interval) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+BEGIN
+  IF p_time IS NULL OR p_time <= interval '0' OR p_time > interval '1 s' THEN
+    RAISE EXCEPTION 'the bell may be silent for a second at most, not for %', coalesce(p_time::text, 'NULL')
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  BEGIN
+    -- Who waits for a lock keeps others from trying for it: writers ring no more from here on.
+    PERFORM pg_advisory_xact_lock(7310312410226385250);
+  EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+  END;
+  PERFORM pg_sleep_for(p_time);
+  RETURN true;
+END $$;
+
 -- One page of a first fill, in its own short transaction; no row when no fill is waiting. An item that a user's
 -- transaction has in the outbox at this moment makes the page wait; it gives up soon, so that nobody waits for the page.
 CREATE OR REPLACE FUNCTION evervec.fill_page(p_limit bigint)
@@ -1733,6 +1753,7 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_items(text, text, bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.waiting_items(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.hush(interval)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],

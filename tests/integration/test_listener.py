@@ -237,7 +237,7 @@ async def test_lost_connections_are_made_again_and_the_outbox_read(lab: Lab) -> 
         with structlog.testing.capture_logs() as logs:
             async with lab.owner.transaction():
                 await lab.do("INSERT INTO items VALUES (1, 'drill')")
-                assert await lab.cut() == 4
+                assert await lab.cut() == 5
                 await eventually(lambda: listener.status().role is not Role.LEADING)
             await lab.signalled(1)
         await eventually(lambda: listener.status().role is Role.LEADING)
