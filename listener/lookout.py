@@ -76,12 +76,12 @@ class Lookout:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(least, IDLE_SECONDS)):
                 await self._bell.wait()
-        if self._at_once:
-            self._at_once = False  # the bell is still set: another look follows
-            await asyncio.sleep(least)
-        elif self._bell.is_set():
-            await asyncio.sleep(max(least, SETTLE_SECONDS))
-            self._bell.clear()
+        if self._bell.is_set():
+            await asyncio.sleep(least if self._at_once else max(least, SETTLE_SECONDS))
+            if self._at_once:
+                self._at_once = False  # the bell is still set: another look follows
+            else:
+                self._bell.clear()
 
 
 class Filler:

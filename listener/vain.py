@@ -36,7 +36,7 @@ class Vain:
     def looked_up(self, keys: Iterable[Key], waiting: Iterable[str]) -> None:
         """These items were looked up; those that wait are of these sources."""
         for key in keys:
-            if len(self._counts) >= CAPACITY:
+            if key.source not in self._counts and len(self._counts) >= CAPACITY:
                 self._counts.clear()
                 self._until.clear()
             self._counts[key.source] = self._counts.get(key.source, 0) + 1
