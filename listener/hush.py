@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from evervec.errors import DatabaseError
+from evervec.errors import ConfigurationError, DatabaseError
 from evervec.log import describe_error, get_logger
 from listener.backoff import Backoff
 from listener.debounce import Clock
@@ -103,7 +103,7 @@ class Hush:
             self._seconds = FIRST_SECONDS
         try:
             silenced = await database.hush(self._seconds)
-        except DatabaseError as error:
+        except (DatabaseError, ConfigurationError) as error:  # no right to, or an earlier version's database
             if not self._told:
                 _log.warning("the bell could not be silenced; writers pay for each ring", error=describe_error(error))
             self._told = True

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Protocol
 
 from temporalio.exceptions import TemporalError
@@ -114,9 +115,13 @@ class Router:
     def may_go_deaf(self) -> bool:
         """Whether what is not heard of, but found a moment later, fares no worse.
 
-        What is found while its source's sweep is open would be left to that, and might have gone live.
+        What is found while its source's sweep is open, or about to be, is left to that, and might have gone live.
         """
-        return not any(self._has_room(source) for source in self._sweeps.open())
+        starting = (source for source in self._latest if self._is_starting(Key(source, SWEEP)))
+        return not any(self._has_room(source) for source in chain(self._sweeps.open(), starting))
+
+    def _is_starting(self, sweep: Key) -> bool:
+        return sweep in self._waiting or sweep in self._in_hand
 
     def _has_room(self, source: str) -> bool:
         return self._on_their_way(source) < self.threshold

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import structlog
 
-from evervec.errors import DatabaseError, ServiceUnreachableError
+from evervec.errors import ConfigurationError, DatabaseError, ServiceUnreachableError
 from listener import hush
 from listener.backoff import Backoff
 from listener.hush import AFTERWARDS, BURST, CALM_SECONDS, FIRST_SECONDS, LONGEST_SECONDS, RATE, Allowance, Hush
@@ -137,11 +137,12 @@ async def test_a_bell_that_somebody_keeps_silent_is_looked_after_as_well(lab: La
         assert (lab.hushes, lab.silencer.hushed, lab.looks) == ([], 0, 1)
 
 
+@pytest.mark.parametrize("error", [DatabaseError("permission denied", sqlstate="42501"), ConfigurationError("old")])
 async def test_a_database_that_refuses_is_told_of_once_and_asked_more_and_more_rarely(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(lab.silencer, "_backoff", Backoff(first=0.001, longest=0.01))
-    lab.error = DatabaseError("permission denied", sqlstate="42501")
+    lab.error = error
     with structlog.testing.capture_logs() as logs:
         async with lab.running():
             while lab.tries < 4:

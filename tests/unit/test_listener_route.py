@@ -356,6 +356,7 @@ async def test_it_may_go_deaf_unless_what_would_have_gone_live_were_left_to_a_sw
     lookout = Lookout(router, asyncio.Event(), clock)
     async with running(router, outbox):
         await lookout.look(outbox)
+        assert not router.may_go_deaf(), "the sweep is about to be started"
         await until(lambda: router.swept == 1)
         assert not router.may_go_deaf(), "the live lane has room"
         for number in range(4):
