@@ -80,6 +80,11 @@ class Outbox:
         [row] = await self._rows("count_outbox", {})
         return bool(row["long"])
 
+    async def hush(self, seconds: float) -> bool:
+        """Have nobody ring for so long, at most a second; False when somebody else keeps the bell silent."""
+        [row] = await self._rows("hush", {"seconds": seconds})
+        return bool(row["silenced"])
+
     async def _rows(self, name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
         with translated():
             return await (await self._connection.execute(query(name), parameters)).fetchall()

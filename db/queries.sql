@@ -19,6 +19,9 @@ SELECT source, item_key, content_hash, version, throttled FROM evervec.waiting_i
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_among(%(sources)s::text[], %(item_keys)s::text[]);
 
+-- name: hush
+SELECT evervec.hush(make_interval(secs => %(seconds)s)) AS silenced;
+
 -- name: fill_page
 SELECT source, scanned, enqueued, done FROM evervec.fill_page(%(limit)s);
 

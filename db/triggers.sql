@@ -1204,6 +1204,34 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off S
   WHERE o.state = 'pending' AND NOT s.paused
 $$;
 
+-- Keep the bell silent for a moment: whoever would ring finds it taken, and goes on. False when another listener does.
+-- One statement, so that the server itself lets go in time, whatever becomes of the caller; a second at most, since
+-- meanwhile nothing is heard.
+CREATE OR REPLACE FUNCTION evervec.hush(p_time interval) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+BEGIN
+  IF p_time IS NULL OR p_time <= interval '0' OR p_time > interval '1 s' THEN
+    RAISE EXCEPTION 'the bell may be silent for a second at most, not for %', coalesce(p_time::text, 'NULL')
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  BEGIN
+    -- The bells of the coming tenths of a second, which nobody has but another listener that hushes.
+    FOR later IN REVERSE ceil(date_part('epoch', p_time) * 10)::int + 2 .. 1 LOOP
+      PERFORM pg_advisory_xact_lock(731031240, (evervec.bell() + later) % 1000000);
+    END LOOP;
+  EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+  END;
+  BEGIN
+    -- That of this one: who waits for a lock keeps others from trying for it, so writers ring no more from here on.
+    PERFORM pg_advisory_xact_lock(731031240, evervec.bell());
+  EXCEPTION WHEN lock_not_available THEN
+    NULL; -- a long transaction has it: nobody else rings this one
+  END;
+  PERFORM pg_sleep_for(p_time);
+  RETURN true;
+END $$;
+
 -- One page of a first fill, in its own short transaction; no row when no fill is waiting. An item that a user's
 -- transaction has in the outbox at this moment makes the page wait; it gives up soon, so that nobody waits for the page.
 CREATE OR REPLACE FUNCTION evervec.fill_page(p_limit bigint)
@@ -1783,6 +1811,7 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_items(text, text, bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.waiting_items(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.hush(interval)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],

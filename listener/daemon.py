@@ -17,6 +17,7 @@ from evervec.log import describe_error, get_logger
 from evervec.settings import Settings
 from listener.backoff import Backoff
 from listener.census import Census
+from listener.hush import Hush
 from listener.lanes import Lanes
 from listener.lookout import Filler, Lookout
 from listener.notify import Ear
@@ -60,6 +61,8 @@ class ListenerStatus:
     heard: int
     """Notifications, garbage included."""
     garbage: int
+    hushed: int
+    """How often the bell was silenced, since too much was heard that was of no use."""
     filling: str | None
     """The source whose first fill runs."""
     temporal_away: bool
@@ -77,8 +80,9 @@ class Listener:
         self._backoff = Backoff()
         self._bell = asyncio.Event()
         self._router = Router(settings, self._lanes, time.monotonic)
-        self._ear = Ear(self._router, self._bell)
         self._lookout = Lookout(self._router, self._bell)
+        self._hush = Hush(self._router.may_go_deaf, self._lookout.look_at_once)
+        self._ear = Ear(self._router, self._bell, self._hush.useless)
         self._filler = Filler(self._bell)
         self._census = Census()
         self._standby = Standby()
@@ -121,6 +125,7 @@ class Listener:
             swept=self._router.swept,
             heard=self._ear.heard,
             garbage=self._ear.garbage,
+            hushed=self._hush.hushed,
             filling=self._filler.filling,
             temporal_away=self._router.away,
         )
@@ -166,6 +171,7 @@ class Listener:
             self._outbox() as outbox,
             self._outbox() as filling,
             self._outbox() as counting,
+            self._outbox() as hushing,
             asyncio.TaskGroup() as parts,
         ):
             self._lanes.instance = await outbox.instance()
@@ -176,6 +182,7 @@ class Listener:
             parts.create_task(self._router.run(outbox))
             parts.create_task(self._filler.run(filling))
             parts.create_task(self._census.run(counting))
+            parts.create_task(self._hush.run(hushing))
             if role is Role.LEADING:
                 parts.create_task(self._keep_schedule())
 

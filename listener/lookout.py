@@ -43,12 +43,18 @@ class Filling(Protocol):
 
 
 class Lookout:
-    """Shows the router what is in the outbox: right after a ring, and every second besides."""
+    """Shows the router what is in the outbox: right after a ring or a hush, and every second besides."""
 
     def __init__(self, router: Router, bell: asyncio.Event, clock: Clock = time.monotonic) -> None:
         self._router = router
         self._bell = bell
         self._clock = clock
+        self._at_once = False
+
+    def look_at_once(self) -> None:
+        """Look now, and again a moment later, when those have committed that are about to."""
+        self._at_once = True
+        self._bell.set()
 
     async def run(self, outbox: Reader) -> None:
         """Look, wait, look again, until cancelled. ServiceUnreachableError when the database is lost."""
@@ -71,8 +77,11 @@ class Lookout:
             async with asyncio.timeout(max(least, IDLE_SECONDS)):
                 await self._bell.wait()
         if self._bell.is_set():
-            await asyncio.sleep(max(least, SETTLE_SECONDS))
-            self._bell.clear()
+            await asyncio.sleep(least if self._at_once else max(least, SETTLE_SECONDS))
+            if self._at_once:
+                self._at_once = False  # the bell is still set: another look follows
+            else:
+                self._bell.clear()
 
 
 class Filler:

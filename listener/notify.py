@@ -1,16 +1,20 @@
 """What comes in by NOTIFY: read it, and never stop reading."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from evervec.log import get_logger
-from listener.debounce import Key
+from listener.debounce import Clock, Key
 
 IDLE_SECONDS = 5.0
 """How long nothing may come in before the connection is asked whether it lives."""
 PING_SECONDS = 5.0
+READ_SECONDS = 0.01
+"""The socket is read at most once in this time: what comes in meanwhile is taken in at once."""
 
 # PostgreSQL has no NUL in its texts: such a name is not one of ours, and could not be looked up.
 _Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
@@ -38,11 +42,11 @@ class Stream(Protocol):
 class Hearer(Protocol):
     """Who wants to know of changes. Never waits, so that the socket is always drained."""
 
-    def changed(self, key: Key, content_hash: str) -> None:
-        """The item's content has this hash now."""
+    def changed(self, key: Key, content_hash: str) -> bool:
+        """The item's content has this hash now; returns whether that was of use."""
 
-    def gone(self, key: Key) -> None:
-        """The item was deleted."""
+    def gone(self, key: Key) -> bool:
+        """The item was deleted; returns whether that was of use."""
 
 
 def read_payload(payload: str) -> list[tuple[Key, str | None]] | None:
@@ -58,11 +62,22 @@ def read_payload(payload: str) -> list[tuple[Key, str | None]] | None:
 
 
 class Ear:
-    """Drains one connection after another into `hearer`, and rings `bell` whenever something came in."""
+    """Drains one connection after another into `hearer`, and rings `bell` whenever something came in.
 
-    def __init__(self, hearer: Hearer, bell: asyncio.Event) -> None:
+    Calls `useless` for each notification of ours that was of no use.
+    """
+
+    def __init__(
+        self,
+        hearer: Hearer,
+        bell: asyncio.Event,
+        useless: Callable[[], None] = lambda: None,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._hearer = hearer
         self._bell = bell
+        self._useless = useless
+        self._clock = clock
         self.heard = 0
         """Notifications so far."""
         self.garbage = 0
@@ -70,8 +85,11 @@ class Ear:
 
     async def run(self, stream: Stream) -> None:
         """Listen until the connection is lost (ServiceUnreachableError)."""
+        read_at = float("-inf")
         while True:
+            await asyncio.sleep(max(0.0, read_at + READ_SECONDS - self._clock()))
             payloads = await stream.payloads(IDLE_SECONDS)
+            read_at = self._clock()
             for payload in payloads:
                 self.hear(payload)
             if not payloads:
@@ -85,11 +103,12 @@ class Ear:
         if items is None:
             self._count_garbage(len(payload))
             return
-        for key, content_hash in items:
-            if content_hash is None:
-                self._hearer.gone(key)
-            else:
-                self._hearer.changed(key, content_hash)
+        of_use = [self._take_in(key, content_hash) for key, content_hash in items]
+        if not any(of_use):
+            self._useless()
+
+    def _take_in(self, key: Key, content_hash: str | None) -> bool:
+        return self._hearer.gone(key) if content_hash is None else self._hearer.changed(key, content_hash)
 
     def _count_garbage(self, length: int) -> None:
         if not self.garbage:

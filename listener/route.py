@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Protocol
 
 from temporalio.exceptions import TemporalError
@@ -16,6 +17,7 @@ from listener.backoff import Backoff
 from listener.debounce import Clock, Debouncer, Key
 from listener.sent import Sent
 from listener.sweeps import Sweeps
+from listener.vain import Vain
 
 CAPACITY = 10_000
 """Items held; what does not fit is found in the outbox."""
@@ -71,6 +73,7 @@ class Router:
         """More waiting items of a source than these are bulk work."""
         self._sent = Sent(CAPACITY, clock)
         self._sweeps = Sweeps(ways.sweep_is_open, clock)
+        self._vain = Vain(clock)
         self._latest: dict[str, int] = {}  # the highest version of each source that a sweep should know of
         self._in_hand: list[Key] = []  # taken out of those that wait, and not sent yet
         self._ways = ways
@@ -96,28 +99,46 @@ class Router:
 
     # What comes in by NOTIFY. None of this waits.
 
-    def changed(self, key: Key, content_hash: str) -> None:
-        """The item was heard of."""
-        if key in self._waiting or key in self._sent or self._on_their_way(key.source) < self.threshold:
-            self._put(key, content_hash)
+    def changed(self, key: Key, content_hash: str) -> bool:
+        """The item was heard of; of no use when it waits already, or may not go live."""
+        waits = key in self._waiting
+        takes = waits or key in self._sent or (self._has_room(key.source) and self._vain.heeds(key.source))
+        return takes and self._put(key, content_hash) and not waits
 
-    def gone(self, key: Key) -> None:
+    def gone(self, key: Key) -> bool:
         """The item was deleted: nothing waits for it any more, and its workflow ends by itself."""
+        known = key in self._waiting or key in self._sent
         self._waiting.drop(key)
         self._sent.forget(key)
+        return known
+
+    def may_go_deaf(self) -> bool:
+        """Whether what is not heard of, but found a moment later, fares no worse.
+
+        What is found while its source's sweep is open, or about to be, is left to that, and might have gone live.
+        """
+        starting = (source for source in self._latest if self._is_starting(Key(source, SWEEP)))
+        return not any(self._has_room(source) for source in chain(self._sweeps.open(), starting))
+
+    def _is_starting(self, sweep: Key) -> bool:
+        return sweep in self._waiting or sweep in self._in_hand
+
+    def _has_room(self, source: str) -> bool:
+        return self._on_their_way(source) < self.threshold
 
     def _on_their_way(self, source: str) -> int:
         in_hand = sum(key.source == source and key not in self._sent for key in self._in_hand)
         return self._waiting.count(source) + in_hand + self._sent.under_way(source)
 
-    def _put(self, key: Key, content_hash: str | None) -> None:
-        self._waiting.put(key, content_hash)
+    def _put(self, key: Key, content_hash: str | None) -> bool:
         self._filled.set()
+        return self._waiting.put(key, content_hash)
 
     # What is found in the outbox.
 
     async def found(self, source: str, items: Sequence[OutboxItem], seen_at: float) -> None:
         """These items of one source were in the outbox at `seen_at`; more than `threshold` of them stand for many."""
+        self._vain.forget(source)
         new = [item for item in items if not self._knows(item, seen_at)]
         if not new:
             return
@@ -192,6 +213,7 @@ class Router:
         except (DatabaseError, UnicodeEncodeError) as error:  # a forged key that the encoding does not have
             _log.warning("notified items could not be looked up", items=len(items), error=describe_error(error))
             return confirmed
+        self._vain.looked_up(items, (item.source for item in pending))
         for item in pending:
             key = Key(item.source, item.item_key)
             if not self._ways.fits(item):

@@ -11,6 +11,9 @@ from listener.debounce import Clock
 PAUSE_SECONDS = 1.0
 """A sweep is asked for, or told of something, at most once in this time."""
 
+KNOWN_SECONDS = 5.0
+"""How long it is remembered that a sweep is open, of which nothing was heard since."""
+
 
 @dataclass(slots=True)
 class _Sweep:
@@ -28,6 +31,11 @@ class Sweeps:
         self._ask = ask
         self._clock = clock
         self._sweeps: dict[str, _Sweep] = {}
+
+    def open(self) -> list[str]:
+        """The sources whose sweeps were at work not long ago; of each that has work left, it is asked every second."""
+        known_since = self._clock() - KNOWN_SECONDS
+        return [source for source, sweep in self._sweeps.items() if sweep.is_open and sweep.asked_at >= known_since]
 
     def is_news(self, source: str, version: int) -> bool:
         """Whether the sweep may not know of an item of this version, and may be told again."""

@@ -202,6 +202,7 @@ async def test_a_paused_source_is_not_signalled_until_it_is_resumed(lab: Lab) ->
     await lab.do("SELECT evervec.pause('items')")
     await lab.do("CREATE TABLE other (id int PRIMARY KEY, name text)")
     await lab.do("SELECT evervec.watch('other', '{name}', model => 'stub:4')")
+    await lab.do("UPDATE evervec.source SET filling = false")  # a first fill would enqueue the rows again
     async with lab.listener() as listener:
         await lab.do("INSERT INTO items VALUES (1, 'drill')")
         await lab.do("INSERT INTO other VALUES (1, 'saw')")
@@ -240,7 +241,7 @@ async def test_lost_connections_are_made_again_and_the_outbox_read(lab: Lab) -> 
         with structlog.testing.capture_logs() as logs:
             async with lab.owner.transaction():
                 await lab.do("INSERT INTO items VALUES (1, 'drill')")
-                assert await lab.cut() == 4
+                assert await lab.cut() == 5
                 await eventually(lambda: listener.status().role is not Role.LEADING)
             await lab.signalled(1)
         await eventually(lambda: listener.status().role is Role.LEADING)

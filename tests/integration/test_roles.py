@@ -28,6 +28,7 @@ ALLOWED = {
         "pending_items",
         "waiting_items",
         "pending_among",
+        "hush",
         "fill_page",
         "census_page",
         "count_outbox",

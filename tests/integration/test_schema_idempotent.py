@@ -20,6 +20,7 @@ FUNCTIONS = {
         "census_page",
         "count_outbox",
         "fill_page",
+        "hush",
         "instance_id",
         "pending_among",
         "pending_items",

@@ -17,11 +17,13 @@ class Hearer:
     def __init__(self) -> None:
         self.news: list[tuple[Key, str | None]] = []
 
-    def changed(self, key: Key, content_hash: str) -> None:
+    def changed(self, key: Key, content_hash: str) -> bool:
         self.news.append((key, content_hash))
+        return content_hash != "known"
 
-    def gone(self, key: Key) -> None:
+    def gone(self, key: Key) -> bool:
         self.news.append((key, None))
+        return False
 
 
 def test_a_payload_names_items_and_their_hashes() -> None:
@@ -104,6 +106,21 @@ def test_garbage_is_a_ring_and_is_told_once_without_quoting_it() -> None:
     assert hearer.news == [(Key("items", "1"), "h"), (Key("items", "2"), None)]
     assert [entry["log_level"] for entry in logs] == ["warning"]
     assert CANARY not in str(logs)
+
+
+def test_what_was_of_no_use_is_counted_unless_it_is_not_ours() -> None:
+    useless: list[None] = []
+    ear = Ear(Hearer(), asyncio.Event(), lambda: useless.append(None))
+    for items, count in (
+        ('[["1", "new"]]', 0),
+        ('[["1", "known"], ["2", "new"]]', 0),
+        ('[["1", "known"]]', 1),
+        ('[["1", null]]', 2),
+        ("[]", 3),
+        ("garbage", 3),
+    ):
+        ear.hear(f'{{"source": "items", "items": {items}}}')
+        assert len(useless) == count, items
 
 
 class Stream:

@@ -10,7 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from db.outbox import OutboxItem
 from evervec.errors import DatabaseError, ServiceUnreachableError
 from evervec.settings import Settings
-from listener import route, sent, sweeps
+from listener import route, sent, sweeps, vain
 from listener.backoff import Backoff
 from listener.debounce import Key
 from listener.lookout import Lookout
@@ -35,6 +35,7 @@ class Outbox:
         self.gate = asyncio.Event()
         self.gate.set()
         self.searched = 0
+        self.looked_up = 0
 
     def add(self, *items: OutboxItem) -> None:
         self.items |= {Key(item.source, item.item_key): item for item in items}
@@ -46,6 +47,7 @@ class Outbox:
         if self.error:
             error, self.error = self.error, None
             raise error
+        self.looked_up += len(keys)
         return [self.items[Key(*key)] for key in keys if Key(*key) in self.items]
 
     async def waiting(self, limit: int) -> list[OutboxItem]:
@@ -339,6 +341,112 @@ async def test_temporal_is_asked_for_a_sweep_once_a_second_and_only_while_items_
             await lookout.look(outbox)
         await idle()
         assert (temporal.questions, router.swept, temporal.signals) == (2, 1, [])
+
+
+async def test_what_is_heard_is_of_use_when_it_goes_live(router: Router, temporal: Temporal) -> None:
+    assert [router.changed(Key("items", str(number)), "h") for number in range(6)] == [True] * 4 + [False] * 2
+    assert not router.changed(Key("items", "0"), "newer"), "it waits already"
+    assert router.gone(Key("items", "0"))
+    assert not router.gone(Key("items", "0"))
+    outbox = Outbox(*(item(str(number)) for number in range(6)))
+    async with running(router, outbox):
+        await until(lambda: len(temporal.signals) == 3)
+        assert router.changed(Key("items", "1"), "even newer"), "it was signalled, and has changed again"
+
+
+async def test_items_of_a_source_that_is_heard_of_in_vain_are_not_looked_up_one_by_one(
+    router: Router, temporal: Temporal, clock: Clock
+) -> None:
+    outbox = Outbox()
+
+    async def hear(count: int) -> int:
+        before = outbox.looked_up
+        for number in range(count):
+            router.changed(Key("items", f"{number}"), "h")
+            await until(lambda: router.waiting == 0)
+            await idle()
+        return outbox.looked_up - before
+
+    async with running(router, outbox):
+        assert await hear(100) == vain.ENOUGH
+        clock.now += vain.SECONDS
+        assert await hear(100) == 1
+        assert router.changed(Key("other", "1"), "h")
+        await idle()
+
+        # It is resumed: what the next look finds goes live, and so does what is heard from then on.
+        outbox.add(item("1"))
+        await Lookout(router, asyncio.Event(), clock).look(outbox)
+        outbox.add(item("2"))
+        assert router.changed(Key("items", "2"), "h")
+        await until(lambda: temporal.signals == [item("1"), item("2")])
+
+
+def test_memory_of_what_was_in_vain_is_bounded(clock: Clock) -> None:
+    memory = vain.Vain(clock)
+    for number in range(3 * vain.CAPACITY):
+        memory.looked_up([Key(f"forged {number}", "1")] * vain.ENOUGH, [])
+        assert not memory.heeds(f"forged {number}")
+        assert len(memory._counts) <= vain.CAPACITY
+
+
+async def test_it_may_go_deaf_unless_what_would_have_gone_live_were_left_to_a_sweep(
+    router: Router, temporal: Temporal, clock: Clock
+) -> None:
+    assert router.may_go_deaf()
+    outbox = Outbox(*items(1000))
+    lookout = Lookout(router, asyncio.Event(), clock)
+    async with running(router, outbox):
+        await lookout.look(outbox)
+        assert not router.may_go_deaf(), "the sweep is about to be started"
+        await until(lambda: router.swept == 1)
+        assert not router.may_go_deaf(), "the live lane has room"
+        for number in range(4):
+            assert router.changed(Key("items", f"{number:06}"), "h")
+        assert router.may_go_deaf(), "what is heard would be left to the sweep as well"
+        await until(lambda: len(temporal.signals) == 4)
+        outbox.items.pop(Key("items", "000000"))
+        await lookout.look(outbox)
+        assert not router.may_go_deaf()
+
+        # The sweep ends.
+        temporal.open.clear()
+        outbox.items.clear()
+        outbox.add(item("late", version=2))
+        clock.now += sweeps.PAUSE_SECONDS
+        await lookout.look(outbox)
+        assert router.may_go_deaf()
+
+
+async def test_of_a_sweep_that_nothing_was_heard_of_it_is_not_believed_that_it_is_open(
+    router: Router, clock: Clock
+) -> None:
+    outbox = Outbox(*items(1000))
+    async with running(router, outbox):
+        await Lookout(router, asyncio.Event(), clock).look(outbox)
+        await until(lambda: router.swept == 1)
+        assert not router.may_go_deaf()
+        clock.now += sweeps.KNOWN_SECONDS + 1
+        assert router.may_go_deaf()
+
+
+async def test_after_a_hush_it_looks_at_once_and_again_a_moment_later(router: Router, clock: Clock) -> None:
+    looks: list[float] = []
+
+    class Counting(Outbox):
+        async def waiting(self, limit: int) -> list[OutboxItem]:
+            looks.append(asyncio.get_running_loop().time())
+            return await super().waiting(limit)
+
+    lookout = Lookout(router, asyncio.Event(), clock)
+    task = asyncio.create_task(lookout.run(Counting()))
+    await until(lambda: len(looks) == 1)
+    lookout.look_at_once()
+    await until(lambda: len(looks) == 3, seconds=0.8)
+    assert looks[1] - looks[0] < 0.02 <= looks[2] - looks[1]
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def test_calls_are_limited(router: Router, temporal: Temporal) -> None:

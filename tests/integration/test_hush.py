@@ -1,0 +1,208 @@
+"""The bell is silenced while writers are many, for as long as the database says, and nothing is lost by it."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+
+from db.connection import connect
+from db.outbox import Outbox
+from evervec.errors import DatabaseError
+from evervec.temporal import sweep_workflow_id
+from listener.daemon import Listener
+from tests.integration.listener_lab import WATCH, Lab, eventually
+
+BELL = 731031240
+WRITERS = 4
+ROWS = 500
+HUSHED = """
+    SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = %s
+      AND a.application_name = 'evervec listener'
+"""
+
+
+@pytest.fixture
+async def lab(database: str, temporal_address: str) -> AsyncIterator[Lab]:
+    """With the source `items` that many write, and the source `other` that is edited now and then."""
+    async with Lab.open(database, temporal_address) as lab:
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, %s) AS n", ROWS)
+        await lab.do("CREATE TABLE other (id int PRIMARY KEY, name text)")
+        await lab.do(WATCH)
+        await lab.do("SELECT evervec.watch('other', '{name}', model => 'stub:4')")
+        await lab.do("UPDATE evervec.source SET filling = false")
+        yield lab
+
+
+class Flood:
+    """Writers who edit rows of `items`, each row again and again, until the block ends."""
+
+    def __init__(self) -> None:
+        self.edits = 0
+
+    async def write(self, conninfo: str) -> None:
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as writer:
+            while True:
+                await writer.execute(
+                    "UPDATE items SET name = md5(random()::text) WHERE id = 1 + floor(%s * random())", (ROWS,)
+                )
+                self.edits += 1
+
+
+@asynccontextmanager
+async def flood(lab: Lab) -> AsyncIterator[Flood]:
+    flood = Flood()
+    writers = [asyncio.create_task(flood.write(lab.owner_conninfo)) for _ in range(WRITERS)]
+    try:
+        yield flood
+    finally:
+        for writer in writers:
+            writer.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+
+
+async def hushes(listener: Listener, count: int) -> None:
+    """Wait until the bell was silenced so many more times."""
+    before = listener.status().hushed
+    await eventually(lambda: listener.status().hushed >= before + count)
+
+
+async def hushed(lab: Lab) -> bool:
+    """Whether a listener keeps the bell silent at this moment."""
+    return bool(await (await lab.owner.execute(HUSHED, (BELL,))).fetchall())
+
+
+async def rings(lab: Lab) -> bool:
+    """Whether an edit is rung."""
+    async with await psycopg.AsyncConnection.connect(lab.owner_conninfo, autocommit=True) as ears:
+        await ears.execute("LISTEN evervec")
+        await lab.do("UPDATE items SET name = md5(random()::text) WHERE id = 1")
+        return bool([notice async for notice in ears.notifies(timeout=0.1, stop_after=1)])
+
+
+async def test_little_is_heard_of_a_flood_and_an_edit_elsewhere_goes_live_soon(lab: Lab) -> None:
+    await lab.do("SELECT evervec.pause('items')")
+    async with lab.listener() as listener:
+        async with flood(lab) as writers:
+            await hushes(listener, 3)
+            heard, edits, began = listener.status().heard, writers.edits, time.monotonic()
+            for key in range(1, 6):
+                await lab.do("INSERT INTO other VALUES (%s, 'saw')", key)
+                await eventually(lambda key=key: lab.signals(str(key), "other"), seconds=5)
+            await hushes(listener, 5)
+            seconds = time.monotonic() - began
+            assert (listener.status().heard - heard) / seconds < 200
+            assert listener.status().heard - heard < (writers.edits - edits) / 2
+            assert listener.status().swept == 0
+        # It is over: what is written after the last hush is heard at once.
+        await eventually(lambda: rings(lab), seconds=5)
+        silenced, heard = listener.status().hushed, listener.status().heard
+        await lab.do("INSERT INTO other VALUES (6, 'drill')")
+        await eventually(lambda: listener.status().heard > heard, seconds=5)
+        await eventually(lambda: lab.signals("6", "other"), seconds=5)
+        assert listener.status().hushed == silenced
+
+
+async def test_a_flood_of_a_source_that_is_not_paused_loses_nothing(lab: Lab) -> None:
+    await lab.do("SELECT evervec.refire('items')")
+    async with lab.listener() as listener, lab.worker():
+        async with flood(lab):
+            await hushes(listener, 5)
+        await eventually(lab.all_fresh, seconds=60)
+
+
+async def test_what_was_not_rung_is_found_when_the_hush_is_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("listener.hush.FIRST_SECONDS", 1.0)
+    monkeypatch.setattr("listener.lookout.IDLE_SECONDS", 600.0)
+    await lab.do("SELECT evervec.pause('items')")
+    async with lab.listener() as listener, flood(lab):
+        await eventually(lambda: hushed(lab))
+        await asyncio.sleep(0.2)  # the look that follows the last rings before the hush is over
+        await lab.do("INSERT INTO other VALUES (1, 'saw')")
+        assert await hushed(lab)
+        assert listener.status().hushed == 0
+        await eventually(lambda: lab.signals("1", "other"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+async def test_a_listener_that_is_stopped_does_not_keep_the_bell_silent(lab: Lab, how: signal.Signals) -> None:
+    await lab.do("SELECT evervec.pause('items')")
+    async with lab.process() as process:
+        async with flood(lab):
+            await eventually(lambda: hushed(lab))
+            process.send_signal(how)
+        await eventually(lambda: rings(lab), seconds=5)
+        assert not await hushed(lab)
+
+
+async def test_while_a_sweep_is_open_an_edit_that_would_go_live_is_heard(lab: Lab) -> None:
+    """What is not heard of but found would be left to the sweep. There is no worker, so it does not end."""
+    await lab.do("SELECT evervec.pause('items')")
+    await lab.do("INSERT INTO other SELECT n, 'other ' || n FROM generate_series(1, 1000) AS n")
+    async with lab.listener() as listener:
+        await eventually(lambda: listener.status().swept)
+        await eventually(lambda: listener.status().under_way == 0)
+        silenced = listener.status().hushed
+        async with flood(lab) as writers:
+
+            async def edited(key: int) -> bool:
+                # The bell may be taken by one of the writers.
+                await lab.do("UPDATE other SET name = md5(random()::text) WHERE id = %s", key)
+                await asyncio.sleep(0.1)
+                return bool(await lab.signals(str(key), "other"))
+
+            for key in (1, 2, 3):
+                await eventually(lambda key=key: edited(key))
+            assert writers.edits > 100
+            assert listener.status().hushed == silenced
+            # The sweep ends.
+            await lab.do("DELETE FROM evervec.outbox WHERE source = 'other'")
+            await lab.client.get_workflow_handle(sweep_workflow_id(lab.instance, "other")).terminate()
+            await hushes(listener, 1)
+
+
+async def test_a_hush_lasts_as_long_as_it_was_asked_for(lab: Lab) -> None:
+    async with await connect(lab.conninfo, application_name="evervec listener") as connection:
+        outbox = Outbox(connection)
+        began = time.monotonic()
+        hush = asyncio.create_task(outbox.hush(0.5))
+        await eventually(lambda: hushed(lab))
+        assert not await rings(lab)
+        assert await hush
+        assert time.monotonic() - began >= 0.5
+        assert await rings(lab)
+
+
+async def test_a_bell_that_is_taken_is_not_waited_for_long(lab: Lab) -> None:
+    async with (
+        await connect(lab.conninfo, application_name="evervec listener") as connection,
+        await psycopg.AsyncConnection.connect(lab.owner_conninfo) as other,
+    ):
+        await other.execute("UPDATE items SET name = 'edited' WHERE id = 1")
+        assert not await Outbox(connection).hush(0.1)
+        await other.commit()
+        assert await Outbox(connection).hush(0.01)
+
+
+@pytest.mark.parametrize("time", ["0", "-1 s", "1001 ms", "1 year", None])
+async def test_nobody_silences_the_bell_for_more_than_a_second(lab: Lab, time: str | None) -> None:
+    async with await connect(lab.conninfo, application_name="evervec listener") as connection:
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            await connection.execute("SELECT evervec.hush(%s::interval)", (time,))
+
+
+async def test_a_listener_that_may_not_hush_goes_on_without(lab: Lab) -> None:
+    await lab.do("REVOKE EXECUTE ON FUNCTION evervec.hush FROM evervec_listener")
+    await lab.do("SELECT evervec.pause('items')")
+    async with await connect(lab.conninfo, application_name="evervec listener") as connection:
+        with pytest.raises(DatabaseError):
+            await Outbox(connection).hush(0.1)
+    async with lab.listener() as listener, flood(lab):
+        await eventually(lambda: listener.status().heard > 100)
+        await lab.do("INSERT INTO other VALUES (1, 'saw')")
+        await eventually(lambda: lab.signals("1", "other"), seconds=5)
+        assert listener.status().hushed == 0
