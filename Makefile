@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Each has servers of its own and mostly waits: one more than a small machine has cores.
+TEST_PROCESSES ?= 3
 PEERS := cocoindex pgai pixeltable
 BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
@@ -18,7 +20,7 @@ demo: $(VENV)/.stack ## bring the whole stack up on a fresh directory, embed 200
 
 test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests on real servers
 	@echo "== tests: real PostgreSQL, real Temporal server, real models"
-	@$(BIN)/pytest -m "not long"
+	@$(BIN)/pytest -m "not long" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watched and filled
 	@echo "== long tests"

@@ -1,5 +1,6 @@
 """PostgreSQL refuses to run as root: the user that it runs under then, and paths which that user can reach."""
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -11,6 +12,7 @@ from cli.stack.child import Say, SystemUser
 from evervec.errors import ConfigurationError
 
 USER_NAME = "evervec"
+USERS = Path("/etc/passwd")
 
 
 def postgres_user(cluster: Path, say: Say) -> SystemUser | None:
@@ -19,12 +21,25 @@ def postgres_user(cluster: Path, say: Say) -> SystemUser | None:
         return None
     if cluster.exists() and (owner := cluster.stat()).st_uid != 0:
         return SystemUser(str(owner.st_uid), owner.st_uid, owner.st_gid)
-    try:
-        entry = pwd.getpwnam(USER_NAME)
-    except KeyError:
-        _add_user(say)
-        entry = pwd.getpwnam(USER_NAME)
+    entry = _found_user() or _added_user(say)
     return SystemUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _found_user() -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(USER_NAME)
+    except KeyError:
+        return None
+
+
+def _added_user(say: Say) -> pwd.struct_passwd:
+    # Several processes may find at once that there is no such user: one adds it, the others wait until it has.
+    with USERS.open() as users:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        if not (entry := _found_user()):
+            _add_user(say)
+            entry = pwd.getpwnam(USER_NAME)
+        return entry
 
 
 def _add_user(say: Say) -> None:

@@ -6,7 +6,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -175,7 +175,7 @@ class Lab:
 
 
 class Proxy:
-    """Stands before a server on a port of its own."""
+    """Stands before a server on a port of its own, until the block ends."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -184,6 +184,13 @@ class Proxy:
         self._links: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
         self._open.set()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     @property
     def address(self) -> str:

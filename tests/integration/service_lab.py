@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from db.connection import Pool, open_pool
-from db.items import Items, ItemState, WriteBack
+from db.items import FailedAttempt, Items, ItemState, WriteBack
 from db.sources import Sources
 from db.vectors import Vector
 from embedding.encoder import Encoder
@@ -55,16 +55,26 @@ class Lab:
     async def work(self, *, max_attempts: int = 1) -> None:
         """The worker's part: everything pending in the outbox, once."""
         cursor = await self.owner.execute("SELECT source, item_key FROM evervec.pending_items(NULL, NULL, NULL)")
+        waiting: dict[str, list[str]] = {}
         for source, key in await cursor.fetchall():
-            items = Items(self.pool)
-            [state] = await items.read(source, [key])
+            waiting.setdefault(source, []).append(key)
+        for source, keys in waiting.items():
+            await self._work_on(source, keys, max_attempts)
+
+    async def _work_on(self, source: str, keys: list[str], max_attempts: int) -> None:
+        items = Items(self.pool)
+        writes: list[WriteBack] = []
+        failed: list[FailedAttempt] = []
+        for state in await items.read(source, keys):
             try:
                 vector = await self._embed(state)
             except BadItemError as error:
-                await items.record_failure(source, key, state.outbox_version, str(error), max_attempts=max_attempts)
+                failed.append(FailedAttempt(state.item_key, state.outbox_version, str(error)))
             else:
-                write = WriteBack(key, state.outbox_version, state.content_hash, vector)
-                await items.write_back(source, [write])
+                writes.append(WriteBack(state.item_key, state.outbox_version, state.content_hash, vector))
+        if failed:
+            await items.record_failures(source, failed, max_attempts)
+        await items.write_back(source, writes)
 
     async def _embed(self, state: ItemState) -> Vector | None:
         if not state.eligible or (state.fresh and not state.forced):

@@ -184,7 +184,7 @@ async def test_a_worker_that_is_asked_to_stop_ends_what_it_began(bench: Bench) -
         await until(begun)
         worker.process.send_signal(signal.SIGTERM)
         await until(lambda: bool(worker.lines("worker stops")))
-    assert await asyncio.to_thread(worker.process.wait, 40) == 0
+    assert await asyncio.to_thread(worker.process.wait, 40) == 0, worker.log.read_text()
     assert await bench.embedded(key)
 
 

@@ -1,10 +1,14 @@
+import os
+import pwd
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cli.stack import user as module
 from cli.stack.child import SystemUser
-from cli.stack.user import make_reachable, make_readable
+from cli.stack.user import make_reachable, make_readable, postgres_user
 from evervec.errors import ConfigurationError
 
 STRANGER = SystemUser("stranger", 54321, 54321)
@@ -62,3 +66,28 @@ def test_an_installation_under_a_strict_umask_becomes_readable(tmp_path: Path) -
         0o705,
         0o705,
     )
+
+
+def test_several_that_start_at_once_add_the_user_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a `useradd` that is slow, refuses to add a user twice, and knows a file of users of this test's own."""
+    users, useradd = tmp_path / "passwd", tmp_path / "bin" / "useradd"
+    users.touch()
+    useradd.parent.mkdir()
+    useradd.write_text(f"#!/bin/sh\nsleep 0.2\ntest -s {users} && exit 9\necho root > {users}\n")
+    useradd.chmod(0o755)
+
+    def getpwnam(_name: str) -> pwd.struct_passwd:
+        if not users.read_text():
+            raise KeyError
+        return pwd.getpwuid(0)
+
+    monkeypatch.setenv("PATH", str(useradd.parent), prepend=os.pathsep)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+    monkeypatch.setattr(module, "USERS", users)
+    said: list[str] = []
+    with ThreadPoolExecutor(4) as processes:
+        found = set(processes.map(lambda _: postgres_user(tmp_path / "cluster", said.append), range(4)))
+
+    assert found == {SystemUser("root", 0, 0)}
+    assert len(said) == 1
