@@ -1208,7 +1208,7 @@ $$;
 -- One statement, so that the server itself lets go in time, whatever becomes of the caller; a second at most, since
 -- meanwhile nothing is heard.
 CREATE OR REPLACE FUNCTION evervec.hush(p_time interval) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 BEGIN
   IF p_time IS NULL OR p_time <= interval '0' OR p_time > interval '1 s' THEN
     RAISE EXCEPTION 'the bell may be silent for a second at most, not for %', coalesce(p_time::text, 'NULL')

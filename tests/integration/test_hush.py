@@ -177,14 +177,25 @@ async def test_a_hush_lasts_as_long_as_it_was_asked_for(lab: Lab) -> None:
         assert await rings(lab)
 
 
-async def test_a_bell_that_is_taken_is_not_waited_for_long(lab: Lab) -> None:
+async def test_a_transaction_that_stays_open_does_not_keep_the_bell_from_being_silenced(lab: Lab) -> None:
     async with (
         await connect(lab.conninfo, application_name="evervec listener") as connection,
         await psycopg.AsyncConnection.connect(lab.owner_conninfo) as other,
     ):
         await other.execute("UPDATE items SET name = 'edited' WHERE id = 1")
-        assert not await Outbox(connection).hush(0.1)
+        assert await Outbox(connection).hush(0.01)
         await other.commit()
+
+
+async def test_who_finds_the_bell_silenced_does_not_wait_for_long(lab: Lab) -> None:
+    async with (
+        await connect(lab.conninfo, application_name="evervec listener") as connection,
+        await connect(lab.conninfo, application_name="evervec listener") as other,
+    ):
+        silencing = asyncio.create_task(Outbox(other).hush(1.0))
+        await eventually(lambda: hushed(lab))
+        assert not await Outbox(connection).hush(0.1)
+        assert await silencing
         assert await Outbox(connection).hush(0.01)
 
 
