@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import shutil
 import signal
 import sys
 import time
@@ -113,11 +112,11 @@ def _options() -> argparse.Namespace:
 def _bench(threads: int) -> Iterator[Bench]:
     """The servers that all sides share, which are there before the clock starts."""
     postgres = PostgresServer(FOLDER / "postgres")
-    database = FOLDER / "temporal" / "temporal.db"
-    # An earlier run's schedules would have their turn in this one.
-    shutil.rmtree(database.parent, ignore_errors=True)
-    database.parent.mkdir(parents=True)
-    temporal = TemporalServer(database)
+    # A new file for each run: an earlier one's schedules would have their turn in this one.
+    for old in (FOLDER / "temporal").glob("*.db*"):
+        if old.suffix != ".process":  # by this one a server that was left over is found, and stopped
+            old.unlink()
+    temporal = TemporalServer(FOLDER / "temporal" / "temporal.db")
     try:
         for server in (postgres, temporal):
             asyncio.run(server.start())
