@@ -105,7 +105,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=machine()["cores"])
     parser.add_argument("--only", choices=[side.name for side in SIDES], help="measure one side alone")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rows <= FEW:
+        parser.error(f"--rows must be above {FEW}: so many are embedded to see what a start costs")
+    return options
 
 
 @contextmanager
