@@ -29,7 +29,7 @@ test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watch
 bench: $(VENV)/.bench ## measure everything but peers and a million rows, half an hour; ROWS=5000 real texts, QUICK=1 a rehearsal
 	@$(BENCH)
 
-bench-scale: $(VENV)/.bench ## measure a table of a million rows (25 GB of disk)
+bench-scale: $(VENV)/.bench ## measure a table of a million rows (25 GB of disk); ROWS=100000 a rehearsal
 	@$(BENCH) --scale
 
 bench-peers: $(VENV)/.bench $(PEERS:%=build/peers/%/.installed) ## measure evervec beside CocoIndex, pgai and Pixeltable, half an hour (5 GB of disk)

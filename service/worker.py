@@ -40,18 +40,19 @@ async def run_worker(settings: Settings) -> None:
 async def running_worker(settings: Settings) -> AsyncIterator[None]:
     """A worker that works while the block runs; a fatal error of the worker ends the block."""
     client = await connect(settings)
-    await ensure_search_attributes(client)
     async with (
         open_pool(settings.database_conninfo, size=POOL_SIZE, application_name="evervec worker") as pool,
         Encoder(settings) as encoder,
-        make_worker(client, settings, Items(pool), encoder),
+        # A model takes the longest: it is loaded while all else is made ready.
         _in_background(preload(encoder, Items(pool))),
     ):
-        log.info("worker ready", task_queue=settings.task_queue, temporal=settings.temporal_address)
-        try:
-            yield
-        finally:
-            log.info("worker stops", grace_seconds=GRACE.total_seconds())
+        await ensure_search_attributes(client)
+        async with make_worker(client, settings, Items(pool), encoder):
+            log.info("worker ready", task_queue=settings.task_queue, temporal=settings.temporal_address)
+            try:
+                yield
+            finally:
+                log.info("worker stops", grace_seconds=GRACE.total_seconds())
 
 
 def make_worker(client: Client, settings: Settings, items: Items, encoder: Encoder) -> Worker:

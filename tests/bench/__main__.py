@@ -43,12 +43,15 @@ def main() -> None:
     _prepare()
     names = arguments.measurement or list(SCALE if arguments.scale else MEASUREMENTS)
     plan = QUICK if arguments.quick else Plan()
-    plan = replace(plan, **{"rows": arguments.rows} if arguments.rows else {})
+    if arguments.rows:
+        plan = replace(plan, **{"scale_rows" if arguments.scale else "rows": arguments.rows})
+    # The names of the figures say how many rows they stand for.
+    kept = not arguments.quick and not (arguments.scale and arguments.rows)
     try:
-        failed = asyncio.run(_stoppable(_run(names, plan, quick=arguments.quick)))
+        failed = asyncio.run(_stoppable(_run(names, plan, kept=kept)))
     except asyncio.CancelledError:
         sys.exit("stopped")
-    if not arguments.quick:
+    if kept:
         report()
     if failed:
         sys.exit(f"not measured: {', '.join(failed)}")
@@ -69,7 +72,7 @@ async def _stoppable(work: Coroutine[Any, Any, list[str]]) -> list[str]:
     return await task
 
 
-async def _run(names: list[str], plan: Plan, *, quick: bool) -> list[str]:
+async def _run(names: list[str], plan: Plan, *, kept: bool) -> list[str]:
     """Do the measurements one after the other; those that failed."""
     console = Console(stderr=True, highlight=False)
     failed = []
@@ -77,7 +80,7 @@ async def _run(names: list[str], plan: Plan, *, quick: bool) -> list[str]:
         bench = Bench(servers, plan, console.print)
         for name in names:
             console.print(f"[bold]{name}[/bold]")
-            if not quick:
+            if kept:
                 forget_figures(keys_of(name))
             started = time.monotonic()
             try:
@@ -88,7 +91,7 @@ async def _run(names: list[str], plan: Plan, *, quick: bool) -> list[str]:
                 failed.append(name)
                 continue
             seconds = time.monotonic() - started
-            if not quick:
+            if kept:
                 merge_figures(outcome.figures)
                 merge_details(name, seconds, outcome.repetitions)
             for key, value in outcome.figures.items():
@@ -102,7 +105,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("measurement", nargs="*", help=f"one or some of {', '.join(MEASUREMENTS | SCALE)}")
     parser.add_argument("--scale", action="store_true", help="the table of a million rows")
     parser.add_argument("--quick", action="store_true", help="small and fast: shows that it runs, no more")
-    parser.add_argument("--rows", type=int, help="real texts of a backfill")
+    parser.add_argument(
+        "--rows", type=int, help="real texts of a backfill; with --scale rows of the large table, and no figure is kept"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.measurement) - set(MEASUREMENTS | SCALE):
         parser.error(f"no measurement {', '.join(sorted(unknown))}: see --help")

@@ -33,8 +33,10 @@ async def _compare(bench: Bench, name: str, spec: ModelSpec, texts: int) -> Outc
     """Other texts in each round, the same ones for both sides."""
     found = corpus(TEXTS)
     alike = [text for text in found if len(text.split()) in ABOUT_35_WORDS]
+    # What was chosen before, perhaps on a busy machine, is not taken for this run.
+    fresh = bench.servers.folder / f"models-{name}"
     async with (
-        Encoder(Settings(backend=Backend.AUTO)) as auto,
+        Encoder(Settings(backend=Backend.AUTO, model_cache=fresh)) as auto,
         Encoder(Settings(backend=Backend.TORCH)) as torch,
     ):
         for encoder in (auto, torch):

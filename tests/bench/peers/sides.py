@@ -1,6 +1,7 @@
 """What the sides of the comparison have in common: processes, a database with the rows, and a clock."""
 
 import os
+import resource
 import shutil
 import subprocess
 import time
@@ -73,6 +74,8 @@ class Side(ABC):
         self.log = bench.folder / "log" / f"{self.name}.log"
         self.state = bench.folder / "state" / self.name
         """What it keeps outside its database, and what is handed to it."""
+        self.cpu_seconds = 0.0
+        """Processor time of the processes of the last measurement."""
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @abstractmethod
@@ -139,17 +142,23 @@ class Side(ABC):
 class Pipeline(Side):
     """A side that embeds the rows of a table: `items (id bigint primary key, body text)`, in a database of its own."""
 
+    _connection: psycopg.Connection[tuple[Any, ...]]
+
     def measure(self, texts: Sequence[str]) -> tuple[float, Vectors]:
         """From rows without vectors, and no process running, to the last vector in the database."""
         with self._database(texts):
             try:
                 self.prepare(texts)
+                used = _cpu_seconds()
                 started = time.perf_counter()
                 self.begin()
                 self._wait(len(texts), started + LONGEST_SECONDS)
-                return time.perf_counter() - started, self.vectors()
+                seconds = time.perf_counter() - started
+                vectors = self.vectors()
             finally:
                 self.stop()
+            self.cpu_seconds = _cpu_seconds() - used
+            return seconds, vectors
 
     @abstractmethod
     def prepare(self, texts: Sequence[str]) -> None:
@@ -174,9 +183,8 @@ class Pipeline(Side):
 
     def execute(self, statement: sql.Composed | LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         """Run one statement in its database; the rows that it returns."""
-        with psycopg.connect(self.conninfo, autocommit=True) as connection:
-            cursor = connection.execute(statement, parameters or None)
-            return cursor.fetchall() if cursor.description else []
+        cursor = self._connection.execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def _database(self, texts: Sequence[str]) -> Iterator[None]:
@@ -190,8 +198,10 @@ class Pipeline(Side):
                 with cursor.copy("COPY items FROM STDIN") as copy:
                     for row in enumerate(texts, 1):
                         copy.write_row(row)
-            self.execute("VACUUM ANALYZE items")
-            yield
+            # One for all questions: a new one for each would cost the side that is measured its share of a core.
+            with psycopg.connect(self.conninfo, autocommit=True) as self._connection:
+                self.execute("VACUUM ANALYZE items")
+                yield
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
     def _wait(self, rows: int, deadline: float) -> None:
@@ -200,6 +210,12 @@ class Pipeline(Side):
             if time.perf_counter() > deadline:
                 raise SideError(f"{self.label} embedded {count} of {rows} rows in time: {self.log_line()}")
             time.sleep(POLL_SECONDS)
+
+
+def _cpu_seconds() -> float:
+    """Of the processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class InTable(Pipeline):
