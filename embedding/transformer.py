@@ -29,6 +29,7 @@ from embedding.backends import choose, compare
 from embedding.base import Vectors
 from embedding.cores import available_cores
 from embedding.groups import plan_groups
+from embedding.pooling import quicken
 from evervec.errors import ModelUnavailableError
 from evervec.settings import Backend, Settings
 
@@ -56,6 +57,8 @@ class SentenceTransformerEmbedder:
         self._model = _load(name, revision or None, settings, backend)
         self.truncated = 0
         self.device = str(self._model.device.type)
+        if self.device == "cpu":
+            quicken(self._model)
         cores = available_cores()
         self.streams = min(cores, STREAMS_MOST) if self.device == "cpu" and backend is not Backend.ONNX else 1
         self._threads = ThreadPoolExecutor(
