@@ -65,7 +65,8 @@ class SentenceTransformerEmbedder:
             self.streams, "evervec-model", _set_threads, (max(1, cores // self.streams),)
         )
         if backend is Backend.ONNX:
-            compare(self.encode_plain, SentenceTransformerEmbedder(name, revision, _on_torch(settings)).encode_plain)
+            torch = SentenceTransformerEmbedder(name, revision, _on_torch(settings))
+            compare(self.encode_plain, torch.encode_plain, self.device)
         else:
             choose(self, backend, _cache_folder(settings))
         # One text shows that the model works, and how long its vectors are.
