@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedding import openvino_model
 from embedding.cores import available_cores
-from embedding.probe import MINIMUM_COSINE, Encode, Measurement, measure, minimum_cosine
+from embedding.probe import MINIMUM_COSINE, Encode, Measurement, clock_of, measure, minimum_cosine
 from evervec.errors import ModelUnavailableError
 from evervec.log import get_logger
 from evervec.settings import Backend
@@ -35,13 +35,20 @@ logger = get_logger("evervec.embedding")
 
 
 class Figures(NamedTuple):
-    """How a way did in the probe."""
+    """How a way did in the probe; on a CPU in seconds of one core."""
 
     texts_per_second: float
     minimum_cosine: float
 
     def __str__(self) -> str:
         return f"{self.texts_per_second:.0f} texts/s, minimum cosine {self.minimum_cosine:.5f}"
+
+
+class Choice(NamedTuple):
+    """The best way, and how each one did."""
+
+    backend: str
+    figures: dict[str, str]
 
 
 def choose(embedder: "SentenceTransformerEmbedder", backend: Backend, cache: Path) -> None:
@@ -54,20 +61,25 @@ def choose(embedder: "SentenceTransformerEmbedder", backend: Backend, cache: Pat
     transformer = embedder.transformer
     folder = cache / openvino_model.fingerprint(transformer, "torch", "transformers", *_installed("openvino"))
     ways = _ways(embedder, folder)
-    remembered = folder / f"{backend}-{_machine()}.json"
-    if (name := _recall(remembered)) and (name == TORCH or name in ways):
-        logger.info("backend chosen before", backend=name)
+    file = folder / f"{backend}-{_machine()}.json"
+    known = _recall(file)
+    if known is not None and (known.backend == TORCH or known.backend in ways):
+        logger.info("backend chosen before", backend=known.backend, **known.figures)
+        name = known.backend
     else:
-        name = _probe(embedder, backend, ways)
-        _remember(remembered, name)
+        found = _probe(embedder, backend, ways)
+        logger.info("backend chosen", backend=found.backend, **found.figures)
+        _remember(file, found)
+        name = found.backend
     if name != TORCH:
         embedder.use(ways[name](), release=name.startswith(Backend.OPENVINO))
 
 
-def compare(encode: Encode, reference: Encode) -> None:
+def compare(encode: Encode, reference: Encode, device: str) -> None:
     """For the ONNX backend, which is a model of its own: refuse it if its vectors are others than the reference's."""
-    right = measure(reference)
-    left = measure(encode, right.groups)
+    clock = clock_of(device)
+    right = measure(reference, clock)
+    left = measure(encode, clock, right.groups)
     figures = Figures(left.texts_per_second, minimum_cosine(left.vectors, right.vectors))
     logger.info("backend compared", **{Backend.ONNX: str(figures), TORCH: str(Figures(right.texts_per_second, 1.0))})
     if not figures.minimum_cosine >= MINIMUM_COSINE:
@@ -81,9 +93,8 @@ def _refusal(backend: Backend, tried: str) -> ModelUnavailableError:
     )
 
 
-def _probe(embedder: "SentenceTransformerEmbedder", backend: Backend, ways: dict[str, Callable[[], Forward]]) -> str:
-    """The name of the best way, with one line in the log."""
-    reference = measure(embedder.encode_plain)
+def _probe(embedder: "SentenceTransformerEmbedder", backend: Backend, ways: dict[str, Callable[[], Forward]]) -> Choice:
+    reference = measure(embedder.encode_plain, clock_of(embedder.device))
     figures = {TORCH: Figures(reference.texts_per_second, 1.0)}
     failures = {}
     for name, make in ways.items():
@@ -102,13 +113,12 @@ def _probe(embedder: "SentenceTransformerEmbedder", backend: Backend, ways: dict
             tried = "; ".join(f"{name}: {said}" for name, said in {**failures, **figures}.items() if name != TORCH)
             raise _refusal(backend, tried)
     best = max(passed, key=lambda name: passed[name].texts_per_second / (1 if name == TORCH else WORTH))
-    logger.info("backend chosen", backend=best, **{name: str(said) for name, said in {**figures, **failures}.items()})
-    return best
+    return Choice(best, {name: str(said) for name, said in {**figures, **failures}.items()})
 
 
 def _measure_way(embedder: "SentenceTransformerEmbedder", forward: Forward, reference: Measurement) -> Measurement:
     with embedder.trying(forward):
-        return measure(embedder.encode_plain, reference.groups)
+        return measure(embedder.encode_plain, clock_of(embedder.device), reference.groups)
 
 
 def _ways(embedder: "SentenceTransformerEmbedder", folder: Path) -> dict[str, Callable[[], Forward]]:
@@ -171,19 +181,20 @@ def _cpu_name() -> str:
     return next((line for line in lines if line.startswith("model name")), "")
 
 
-def _recall(file: Path) -> str | None:
+def _recall(file: Path) -> Choice | None:
     try:
-        return str(json.loads(file.read_text())["backend"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(file.read_text())
+        return Choice(str(found["backend"]), {str(name): str(said) for name, said in found["figures"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _remember(file: Path, name: str) -> None:
+def _remember(file: Path, choice: Choice) -> None:
     """For the next start; where it cannot be written, that one probes again."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
-            new.write(json.dumps({"backend": name}))
+            new.write(json.dumps(choice._asdict()))
         Path(new.name).rename(file)
     except OSError:
         pass

@@ -66,7 +66,10 @@ def open_model(transformer: Any, example: dict[str, Any], folder: Path) -> Any:
 
 
 def compile_forward(model: Any, precision: str, streams: int) -> Callable[..., Any]:
-    """A replacement of the transformer's `forward`, which several threads may call at once."""
+    """A replacement of the transformer's `forward`, which several threads may call at once.
+
+    Each thread's next call overwrites what the last one gave: by then the pooling has read it.
+    """
     openvino = importlib.import_module("openvino")
     torch = importlib.import_module("torch")
     output_class = importlib.import_module("transformers.modeling_outputs").BaseModelOutput
@@ -87,8 +90,7 @@ def compile_forward(model: Any, precision: str, streams: int) -> Callable[..., A
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
         own.request.infer({name: features[name].numpy() for name in names}, share_inputs=True)
-        # A copy: the next call of this thread overwrites the output.
-        hidden = torch.tensor(own.request.get_tensor("last_hidden_state").data)
+        hidden = torch.from_numpy(own.request.get_tensor("last_hidden_state").data)
         return output_class(last_hidden_state=hidden)
 
     return forward

@@ -29,6 +29,7 @@ from embedding.backends import choose, compare
 from embedding.base import Vectors
 from embedding.cores import available_cores
 from embedding.groups import plan_groups
+from embedding.pooling import quicken
 from evervec.errors import ModelUnavailableError
 from evervec.settings import Backend, Settings
 
@@ -56,13 +57,16 @@ class SentenceTransformerEmbedder:
         self._model = _load(name, revision or None, settings, backend)
         self.truncated = 0
         self.device = str(self._model.device.type)
+        if self.device == "cpu":
+            quicken(self._model)
         cores = available_cores()
         self.streams = min(cores, STREAMS_MOST) if self.device == "cpu" and backend is not Backend.ONNX else 1
         self._threads = ThreadPoolExecutor(
             self.streams, "evervec-model", _set_threads, (max(1, cores // self.streams),)
         )
         if backend is Backend.ONNX:
-            compare(self.encode_plain, SentenceTransformerEmbedder(name, revision, _on_torch(settings)).encode_plain)
+            torch = SentenceTransformerEmbedder(name, revision, _on_torch(settings))
+            compare(self.encode_plain, torch.encode_plain, self.device)
         else:
             choose(self, backend, _cache_folder(settings))
         # One text shows that the model works, and how long its vectors are.

@@ -222,3 +222,32 @@ async def test_auto_takes_the_fastest_backend_that_gives_torchs_vectors(
     assert "minimum cosine 0.99" in line["openvino f32"]
     reference = load_embedder(MINILM, settings.model_copy(update={"backend": Backend.TORCH}))
     assert cosines(vectors, reference.encode([GERMAN, ENGLISH], "")).min() > 0.999
+
+
+def test_bfloat16_gives_torchs_vectors_where_the_cpu_computes_it_and_the_choice_is_kept(tmp_path: Path) -> None:
+    if "bf16" not in openvino_model.precisions():
+        pytest.skip("this CPU does not compute bfloat16")
+    settings = Settings(device="cpu", model_cache=tmp_path)
+    with capture_logs() as logs:
+        vectors = load_embedder(MINILM, settings).encode([GERMAN, ENGLISH, UNRELATED], "")
+    [line] = [line for line in logs if line["event"] == "backend chosen"]
+    assert float(line["openvino bf16"].rsplit(" ", 1)[1]) >= 0.999
+    with capture_logs() as logs:
+        again = load_embedder(MINILM, settings).encode([GERMAN, ENGLISH, UNRELATED], "")
+    [recalled] = [line for line in logs if line["event"] == "backend chosen before"]
+    assert recalled == line | {"event": "backend chosen before"}
+    np.testing.assert_allclose(again, vectors, atol=1e-5)
+    reference = load_embedder(MINILM, settings.model_copy(update={"backend": Backend.TORCH}))
+    assert cosines(vectors, reference.encode([GERMAN, ENGLISH, UNRELATED], "")).min() >= 0.999
+
+
+def test_a_choice_kept_without_its_figures_is_made_anew(tmp_path: Path) -> None:
+    """Earlier ones were made by the time that passed, which a busy machine decides."""
+    settings = Settings(device="cpu", model_cache=tmp_path, backend=Backend.OPENVINO)
+    load_embedder(MINILM, settings)
+    [kept] = tmp_path.glob("evervec/*/openvino-*.json")
+    kept.write_text('{"backend": "openvino f32"}')
+    with capture_logs() as logs:
+        load_embedder(MINILM, settings)
+    assert "backend chosen" in {line["event"] for line in logs}
+    assert "figures" in kept.read_text()
