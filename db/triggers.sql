@@ -29,14 +29,20 @@ EXCEPTION WHEN insufficient_privilege OR undefined_file THEN
   RAISE WARNING 'pgvector is not installed in this database: have an administrator run CREATE EXTENSION vector';
 END $$;
 
+-- Whoever owns the schema can replace what is in it, and CREATE OR REPLACE leaves a function to whoever owns it. So all of it
+-- belongs to one role: of two superusers, or members of each other, to the first.
 DO $$
+DECLARE
+  present oid := (SELECT nspowner FROM pg_namespace WHERE nspname = 'evervec');
 BEGIN
-  -- Whoever owns the schema can replace what is in it, and CREATE OR REPLACE leaves a function to whoever owns it.
-  IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'evervec' AND pg_get_userbyid(nspowner) <> current_user) THEN
-    RAISE EXCEPTION 'the schema evervec belongs to another role, %: run this file as that role',
-      (SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'evervec') USING
-      ERRCODE = 'insufficient_privilege', HINT = 'If it is no installation of yours, drop the schema first.';
+  IF pg_get_userbyid(present) = current_user OR present IS NULL THEN
+    RETURN;
+  ELSIF pg_has_role(present, current_user, 'USAGE') AND pg_has_role(current_user, present, 'SET') THEN
+    PERFORM set_config('role', pg_get_userbyid(present), true);
+    RETURN;
   END IF;
+  RAISE EXCEPTION 'the schema evervec belongs to another role, %: run this file as that role', present::regrole USING
+    ERRCODE = 'insufficient_privilege', HINT = 'If it is no installation of yours, drop the schema first.';
 END $$;
 CREATE SCHEMA IF NOT EXISTS evervec;
 COMMENT ON SCHEMA evervec IS 'Keeps vector embeddings true to the rows they describe.';
@@ -401,9 +407,11 @@ DECLARE
   context text;
 BEGIN
   -- A cursor takes one SELECT and nothing else, whatever the text holds. What is no expression, but closes a parenthesis
-  -- and opens another, fits into one of the two contexts only.
-  FOREACH context IN ARRAY ARRAY[E'(%s\n)', E'((%s\n))'] LOOP
-    OPEN probe FOR EXECUTE format('SELECT FROM %s AS t WHERE ' || context || ' LIMIT 0', p_relation, p_expression);
+  -- and opens another, does not fit into all of these.
+  FOREACH context IN ARRAY ARRAY[
+    E'SELECT FROM %1$s AS t WHERE (%2$s\n) LIMIT 0', E'SELECT FROM %1$s AS t WHERE ((%2$s\n)) LIMIT 0',
+    E'SELECT (%2$s\n) IS TRUE FROM %1$s AS t LIMIT 0'] LOOP
+    OPEN probe FOR EXECUTE format(context, p_relation, p_expression);
     CLOSE probe;
   END LOOP;
 EXCEPTION

@@ -200,6 +200,17 @@ async def test_a_schema_that_somebody_else_made_is_not_installed_into(empty_data
         run(admin, f"DROP ROLE {name}")
 
 
+async def test_a_second_superuser_leaves_all_to_the_first(database: str) -> None:
+    name = f"second_{uuid.uuid4().hex[:12]}"
+    with connect(database) as admin:
+        run(admin, f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD 'secret'")
+        run(admin, "DROP FUNCTION evervec.owner() CASCADE")
+        await apply_schema(psycopg.conninfo.make_conninfo(database, user=name, password="secret"))
+        owners = "SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace"
+        assert run(admin, owners) == run(admin, "SELECT current_user::text")
+        run(admin, f"DROP ROLE {name}")
+
+
 @pytest.mark.parametrize("role", ALLOWED)
 def test_no_role_may_call_what_is_not_its_own(contract_database: str, role: str) -> None:
     with connect(contract_database) as admin:
