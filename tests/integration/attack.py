@@ -12,12 +12,14 @@ from tests.integration.contract import Connection, connect, run, value
 
 CANARY = """
     CREATE TABLE IF NOT EXISTS public.canary (who name, how text);
-    REVOKE ALL ON public.canary FROM PUBLIC
+    CREATE SEQUENCE IF NOT EXISTS public.strikes;
+    REVOKE ALL ON public.canary, public.strikes FROM PUBLIC
 """
-# Leaves a trace where it has the rights for it, and none elsewhere.
+# Leaves a trace where it has the rights for it, and none elsewhere; that of a sequence outlives a rollback.
 STRIKE = """
     CREATE FUNCTION {}.strike(how text) RETURNS boolean LANGUAGE plpgsql AS $$
     BEGIN
+      PERFORM nextval('public.strikes');
       INSERT INTO public.canary VALUES (current_user, how);
       RETURN true;
     EXCEPTION WHEN insufficient_privilege THEN
@@ -55,6 +57,7 @@ class Mallory:
             finally:
                 run(admin, "SET client_min_messages = warning")
                 run(admin, "DELETE FROM public.canary")
+                run(admin, "ALTER SEQUENCE public.strikes RESTART")
                 run(admin, f"DROP OWNED BY {name} CASCADE")
                 run(admin, f"DROP ROLE {name}")
 
@@ -72,7 +75,11 @@ class Mallory:
 
     def gained(self) -> list[tuple[Any, ...]]:
         """With whose rights code of Mallory's ran, and how it came to that."""
-        return run(self.admin, "SELECT DISTINCT who, how FROM public.canary")
+        return run(
+            self.admin,
+            "SELECT DISTINCT who::text, how FROM public.canary "
+            "UNION ALL SELECT 'somebody', 'was rolled back' FROM public.strikes WHERE is_called",
+        )
 
 
 def refused(connection: Connection, statement: str, parameters: Sequence[object] | None = None) -> str:

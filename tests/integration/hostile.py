@@ -11,15 +11,18 @@ T = TypeVar("T")
 
 # Whatever is quoted wrongly somewhere calls this function, which leaves a trace.
 STRIKE = "public.strike('x')"
+# A sequence goes on even where what called it is rolled back.
 CANARY = """
+    CREATE SEQUENCE IF NOT EXISTS public.strikes;
     CREATE TABLE IF NOT EXISTS public.canary (n int);
     INSERT INTO public.canary SELECT 1 WHERE NOT EXISTS (SELECT FROM public.canary);
     CREATE OR REPLACE FUNCTION public.strike(how text) RETURNS text LANGUAGE plpgsql AS $$
     BEGIN
-      INSERT INTO public.canary VALUES (2);
+      PERFORM nextval('public.strikes');
       RETURN how;
     END $$
 """
+UNTOUCHED = "SELECT n, is_called FROM public.canary, public.strikes"
 ATTEMPTS = [
     f"'; SELECT {STRIKE}; --",
     f'"; SELECT {STRIKE}; --',

@@ -7,12 +7,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg import sql
 
 from tests.integration.contract import MODEL, Lab, Source, lab_in
-from tests.integration.hostile import CANARY, KEYS, NAMES, PREDICATES, TEXTS, hostile
+from tests.integration.hostile import CANARY, KEYS, NAMES, PREDICATES, TEXTS, UNTOUCHED, hostile
 
 # Errors that say what is wrong with what was given: no such column, no table, a bad value, a name that is taken, …
 CLEAR = {
@@ -42,7 +42,7 @@ def room(contract_database: str) -> Iterator[Lab]:
     with lab_in(contract_database, "column") as lab:
         lab.run(CANARY)
         yield lab
-        assert lab.run("SELECT n FROM public.canary") == [(1,)]
+        check_untouched(lab)
 
 
 @pytest.fixture(scope="module")
@@ -80,25 +80,26 @@ def watch_clearly(lab: Lab, table: str, columns: list[str], options: dict[str, A
 
 
 def check_untouched(lab: Lab) -> None:
-    assert lab.run("SELECT n FROM public.canary") == [(1,)]
+    assert lab.run(UNTOUCHED) == [(1, False)]
 
 
 @hostile(300)
 @given(predicate=PREDICATES)
 def test_predicates_of_a_refire(room: Lab, watched: Source, predicate: str) -> None:
     """A predicate is one expression of whoever may call refire: it ends no statement and begins none."""
-    refired = clearly(room, "SELECT evervec.refire(%s, %s, true)", [watched.name, predicate])
+    refired = clearly(room, "SELECT evervec.refire(%s, %s, true)", [watched.name, predicate], {"22023"})
     assert refired is None or 0 <= refired[0][0] <= 3
     check_untouched(room)
 
 
 @hostile(150)
 @given(predicate=PREDICATES)
+@example("SELECT true) ORDER BY (1 = 1")
 def test_predicates_of_active(room: Lab, predicate: str) -> None:
     """It is stored, and runs in triggers: what was accepted keeps working."""
     room.run("CREATE TABLE IF NOT EXISTS acts (id bigint PRIMARY KEY, name text)")
     statement = "SELECT evervec.watch('acts', '{name}', source => 'acts', active => %s, model => %s)"
-    if clearly(room, statement, [predicate, MODEL]):
+    if clearly(room, statement, [predicate, MODEL], {"22023"}):
         room.run("INSERT INTO acts VALUES (1, 'one'); UPDATE acts SET name = 'edited'; DELETE FROM acts")
         room.run("SELECT * FROM evervec.read_items('acts', '{1}')")
         room.run("SELECT evervec.unwatch('acts')")

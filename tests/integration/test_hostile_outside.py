@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.integration.commands import CommandProcess
 from tests.integration.contract import ITEMS, connect, run, value
-from tests.integration.hostile import CANARY, NAMES, PREDICATES, TEXTS, generated, hostile, payloads
+from tests.integration.hostile import CANARY, NAMES, PREDICATES, TEXTS, UNTOUCHED, generated, hostile, payloads
 from tests.integration.pipeline import Site, new_table, until
 from tests.integration.test_temporal_client import new_namespace
 
@@ -80,7 +80,7 @@ def variables(contract_database: str) -> Iterator[dict[str, str]]:
         run(owner, "SELECT evervec.watch('items', '{name}', model => 'stub:8')")
         yield {"EVERVEC_DATABASE_URL": contract_database, "EVERVEC_TEMPORAL_ADDRESS": "127.0.0.1:1",
                "HF_HUB_OFFLINE": "1"}  # fmt: skip
-        assert run(owner, "SELECT n FROM canary") == [(1,)]
+        assert run(owner, UNTOUCHED) == [(1, False)]
         assert run(owner, "SELECT id, name FROM items ORDER BY id") == [(n, f"name {n}") for n in (1, 2, 3)]
         assert value(owner, "SELECT count(*) FROM evervec.source WHERE name = 'items'") == 1
 
@@ -123,7 +123,7 @@ COMMANDS: list[tuple[Any, ...]] = [
 ]
 
 
-@hostile(100)
+@hostile(60)
 @given(data=st.data())
 def test_what_a_command_is_given(process: CommandProcess, variables: dict[str, str], data: st.DataObject) -> None:
     command = data.draw(st.sampled_from(COMMANDS), "command")
