@@ -123,6 +123,7 @@ COMMANDS: list[tuple[Any, ...]] = [
 ]
 
 
+@pytest.mark.long
 @hostile(60)
 @given(data=st.data())
 def test_what_a_command_is_given(process: CommandProcess, variables: dict[str, str], data: st.DataObject) -> None:

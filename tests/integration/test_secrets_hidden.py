@@ -15,6 +15,8 @@ from tests.integration.pipeline import Site, new_table
 from tests.integration.program import Program, programs
 from tests.integration.test_temporal_client import TLS, tls_in_front_of
 
+pytestmark = pytest.mark.long
+
 PASSWORD = f"PASSWORD-{uuid.uuid4().hex}"
 API_KEY = f"API-KEY-{uuid.uuid4().hex}"
 TOKEN = f"TOKEN-{uuid.uuid4().hex}"
