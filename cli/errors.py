@@ -7,7 +7,7 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
-from evervec.errors import EvervecError
+from evervec.errors import ConfigurationError, EvervecError
 from evervec.log import describe_error
 
 INTERRUPTED = 130
@@ -29,6 +29,9 @@ def exit_code_of(action: Callable[[], object]) -> int:
 
 
 def _tell_unexpected(error: Exception) -> int:
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        # Python's way to keep bytes that are no text; neither PostgreSQL nor a model takes them.
+        return _tell("an argument or a variable of the environment is no UTF-8", ConfigurationError.exit_code)
     # Not the message: that of a database error quotes the row.
     hint = "EVERVEC_LOG_LEVEL=DEBUG shows where it comes from"
     if os.environ.get("EVERVEC_LOG_LEVEL") == "DEBUG":

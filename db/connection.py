@@ -1,6 +1,6 @@
 """Connections to PostgreSQL, and its errors in evervec's words."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -17,6 +17,10 @@ Connection = AsyncConnection[DictRow]
 Pool = AsyncConnectionPool[Connection]
 
 _CONNECT_SECONDS = 10
+_UNREADABLE = (
+    "EVERVEC_DATABASE_URL can't be read: write postgresql://user:password@host:port/database, "
+    "in the password %40 for @, %2F for / and %25 for %"
+)
 _NOT_INSTALLED = ("3F000", "42P01", "42883")  # no such schema, table or function
 
 
@@ -94,9 +98,9 @@ def _options(conninfo: str, application_name: str) -> dict[str, Any]:
     try:
         parts = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
-        raise ConfigurationError(
-            "EVERVEC_DATABASE_URL can't be read: write postgresql://user:password@host:port/database"
-        ) from None
+        raise ConfigurationError(_UNREADABLE) from None
+    if _is_torn(parts):
+        raise ConfigurationError(_UNREADABLE)
     return {
         "autocommit": True,
         "row_factory": dict_row,
@@ -111,6 +115,15 @@ def _options(conninfo: str, application_name: str) -> dict[str, Any]:
     }
 
 
+def _is_torn(parts: Mapping[str, Any]) -> bool:
+    """Whether a URL was read otherwise than it was meant, so that parts of the password pass for a host or a port.
+
+    A message about those would tell them.
+    """
+    ports = str(parts.get("port") or "").split(",")
+    return "@" in str(parts.get("host") or "") or not all(port.isdecimal() or not port for port in ports)
+
+
 async def _configure(connection: Connection) -> None:
     register_vectors(connection)
     # Compare-and-set relies on each statement seeing what is committed.
@@ -118,5 +131,8 @@ async def _configure(connection: Connection) -> None:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
+    """An error in one line; of several attempts the last."""
+    lines = str(error).split("\n")
+    begins = [n for n, line in enumerate(lines) if line.startswith(("connection to server ", "- "))]
+    text = " ".join(" ".join(lines[begins[-1] if begins else 0 :]).split())
+    return text or type(error).__name__

@@ -29,6 +29,21 @@ EXCEPTION WHEN insufficient_privilege OR undefined_file THEN
   RAISE WARNING 'pgvector is not installed in this database: have an administrator run CREATE EXTENSION vector';
 END $$;
 
+-- Whoever owns the schema can replace what is in it, and CREATE OR REPLACE leaves a function to whoever owns it. So all of it
+-- belongs to one role: of two superusers, or members of each other, to the first.
+DO $$
+DECLARE
+  present oid := (SELECT nspowner FROM pg_namespace WHERE nspname = 'evervec');
+BEGIN
+  IF pg_get_userbyid(present) = current_user OR present IS NULL THEN
+    RETURN;
+  ELSIF pg_has_role(present, current_user, 'USAGE') AND pg_has_role(current_user, present, 'SET') THEN
+    PERFORM set_config('role', pg_get_userbyid(present), true);
+    RETURN;
+  END IF;
+  RAISE EXCEPTION 'the schema evervec belongs to another role, %: run this file as that role', present::regrole USING
+    ERRCODE = 'insufficient_privilege', HINT = 'If it is no installation of yours, drop the schema first.';
+END $$;
 CREATE SCHEMA IF NOT EXISTS evervec;
 COMMENT ON SCHEMA evervec IS 'Keeps vector embeddings true to the rows they describe.';
 
@@ -71,7 +86,8 @@ CREATE TABLE IF NOT EXISTS evervec.source (
   filling          boolean NOT NULL DEFAULT true,
   filled_to        text,
   rate             real CHECK (rate > 0),
-  created_at       timestamptz NOT NULL DEFAULT now()
+  created_at       timestamptz NOT NULL DEFAULT now(),
+  trusted          regrole
 );
 COMMENT ON TABLE evervec.source IS 'A watched table and how to read it. Change it with evervec.watch().';
 COMMENT ON COLUMN evervec.source.active IS 'A boolean column, or a predicate over the row; null: every row is active.';
@@ -109,10 +125,14 @@ BEGIN
   IF EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'evervec.outbox'::regclass AND contype = 'c') THEN
     ALTER TABLE evervec.outbox DROP CONSTRAINT outbox_state_check;
   END IF;
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'evervec.source'::regclass AND attname = 'trusted') THEN
+    ALTER TABLE evervec.source ADD COLUMN trusted regrole;
+  END IF;
 END $$;
 COMMENT ON TABLE evervec.outbox IS 'The items waiting. version is new at every enqueue; a worker deletes only the version it saw.';
 COMMENT ON COLUMN evervec.outbox.forced IS 'Embed even if the hash is unchanged.';
 COMMENT ON COLUMN evervec.outbox.due_at IS 'The last enqueue; after a failed attempt, when the next one is due.';
+COMMENT ON COLUMN evervec.source.trusted IS 'The table''s owner, where only evervec.trusted_owners says that it may be.';
 COMMENT ON COLUMN evervec.source.rate IS 'Items a second that bulk work may embed, until nothing waits; null: no limit.';
 
 -- What a walk over a source's rows has counted: the last whole one (done), and the one that is under way. It goes with the
@@ -230,6 +250,36 @@ BEGIN
   RETURN found_schema;
 END $$;
 
+-- The role whose rights the functions have that others call: the owner of the schema, and of all that is in it.
+CREATE OR REPLACE FUNCTION evervec.owner() RETURNS oid
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT nspowner FROM pg_namespace WHERE nspname = 'evervec'
+$$;
+
+-- Whether a role has the rights of evervec's owner anyway. Whoever owns a table decides what runs when it is read or written
+-- (triggers, casts, expressions of indexes and policies), and here it runs with those rights.
+CREATE OR REPLACE FUNCTION evervec.has_our_rights(p_role oid) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT pg_has_role(p_role, evervec.owner(), 'USAGE')
+$$;
+
+-- Whether the setting evervec.trusted_owners, names with commas between, says that a role may do what evervec's owner may.
+-- It counts in watch() alone, which nobody else can call.
+CREATE OR REPLACE FUNCTION evervec.is_vouched_for(p_role oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT pg_get_userbyid(p_role)::text IN (
+    SELECT btrim(n) FROM unnest(string_to_array(current_setting('evervec.trusted_owners', true), ',')) AS n)
+$$;
+
+-- Whether a source's tables are there and belong to whom they may belong.
+CREATE OR REPLACE FUNCTION evervec.is_sound(s evervec.source) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM pg_class WHERE oid = s.relation) AND NOT EXISTS (
+    SELECT FROM pg_class c, pg_namespace n
+    WHERE n.nspname = 'evervec' AND c.oid IN (s.relation, s.side_table) AND c.relowner <> n.nspowner
+      AND c.relowner IS DISTINCT FROM s.trusted::oid AND NOT pg_has_role(c.relowner, n.nspowner, 'USAGE'))
+$$;
+
 -- A source by name, or one clear error.
 CREATE OR REPLACE FUNCTION evervec.get_source(p_source text) RETURNS evervec.source
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -244,6 +294,11 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_class WHERE oid = s.relation) THEN
     RAISE EXCEPTION 'the table of source % no longer exists', quote_literal(p_source) USING
       ERRCODE = 'undefined_table', HINT = format('select evervec.unwatch(%L) forgets the source.', p_source);
+  ELSIF EXISTS (SELECT FROM pg_class c, pg_namespace n WHERE n.nspname = 'evervec'
+                AND c.oid IN (s.relation, s.side_table) AND c.relowner <> n.nspowner) -- a call of a function costs more
+        AND NOT evervec.is_sound(s) THEN
+    RAISE EXCEPTION 'the table of source % was given to another owner', quote_literal(p_source) USING
+      ERRCODE = 'insufficient_privilege', HINT = 'evervec.watch() again says what to do; evervec.unwatch() forgets the source.';
   END IF;
   RETURN s;
 END $$;
@@ -369,9 +424,11 @@ DECLARE
   context text;
 BEGIN
   -- A cursor takes one SELECT and nothing else, whatever the text holds. What is no expression, but closes a parenthesis
-  -- and opens another, fits into one of the two contexts only.
-  FOREACH context IN ARRAY ARRAY[E'(%s\n)', E'((%s\n))'] LOOP
-    OPEN probe FOR EXECUTE format('SELECT FROM %s AS t WHERE ' || context || ' LIMIT 0', p_relation, p_expression);
+  -- and opens another, does not fit into all of these.
+  FOREACH context IN ARRAY ARRAY[
+    E'SELECT FROM %1$s AS t WHERE (%2$s\n) LIMIT 0', E'SELECT FROM %1$s AS t WHERE ((%2$s\n)) LIMIT 0',
+    E'SELECT (%2$s\n) IS TRUE FROM %1$s AS t LIMIT 0'] LOOP
+    OPEN probe FOR EXECUTE format(context, p_relation, p_expression);
     CLOSE probe;
   END LOOP;
 EXCEPTION
@@ -391,6 +448,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   columns  name[];
   foreigns text;
+  stranger text;
 BEGIN
   EXECUTE format(E'CREATE TEMP VIEW evervec_probe AS SELECT (%s\n) AS predicate FROM %s AS t', p_predicate, p_relation);
   SELECT array_agg(DISTINCT a.attname) FILTER (WHERE a.attrelid = p_relation),
@@ -400,7 +458,20 @@ BEGIN
   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
   LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attnum > 0
   WHERE r.ev_class = 'pg_temp.evervec_probe'::regclass AND d.refobjid <> r.ev_class;
+  SELECT pg_describe_object(d.refclassid, d.refobjid, 0) INTO stranger
+  FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+  LEFT JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+  LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+  LEFT JOIN pg_type y ON d.refclassid = 'pg_type'::regclass AND y.oid = d.refobjid
+  CROSS JOIN LATERAL (SELECT coalesce(p.proowner, o.oprowner, y.typowner) AS role) AS of
+  WHERE r.ev_class = 'pg_temp.evervec_probe'::regclass AND of.role IS NOT NULL
+    AND NOT evervec.has_our_rights(of.role) AND NOT evervec.is_vouched_for(of.role) LIMIT 1;
   DROP VIEW pg_temp.evervec_probe;
+  IF stranger IS NOT NULL THEN
+    RAISE EXCEPTION 'active uses %, whose owner could change it and act with the rights of evervec''s owner, %', stranger,
+      evervec.owner()::regrole USING ERRCODE = 'insufficient_privilege', HINT = format('ALTER … OWNER TO %s.',
+      evervec.owner()::regrole);
+  END IF;
   IF foreigns IS NOT NULL THEN
     RAISE EXCEPTION 'active reads other tables (%), where a change would not be noticed', foreigns USING
       ERRCODE = 'invalid_parameter_value', HINT = 'Use columns of the watched table only.';
@@ -596,6 +667,56 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHEN p_model ~ '^stub:[1-9][0-9]{0,4}$' THEN substr(p_model, 6)::int END
 $$;
 
+-- Refuse tables, partitions among them, whose owners would come to rights that are not theirs. Returns the owner where only
+-- evervec.trusted_owners lets it pass.
+CREATE OR REPLACE FUNCTION evervec.check_owners(p_relation regclass) RETURNS regrole
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  part    record;
+  trusted regrole;
+BEGIN
+  FOR part IN
+    SELECT oid::regclass AS name, relowner FROM pg_class
+    WHERE oid IN (SELECT p_relation UNION SELECT relid FROM pg_partition_tree(p_relation)) ORDER BY oid <> p_relation
+  LOOP
+    IF NOT pg_has_role(evervec.owner(), part.relowner, 'USAGE') THEN
+      RAISE EXCEPTION '% belongs to %, whose rights evervec''s owner, %, does not have', part.name, part.relowner::regrole,
+        evervec.owner()::regrole USING ERRCODE = 'insufficient_privilege',
+        HINT = 'Install evervec as the role that owns the tables.';
+    ELSIF NOT evervec.has_our_rights(part.relowner) THEN
+      IF NOT evervec.is_vouched_for(part.relowner) THEN
+        RAISE EXCEPTION '% belongs to %, who could act with the rights of evervec''s owner, %, by a trigger or an expression',
+          part.name, part.relowner::regrole, evervec.owner()::regrole USING ERRCODE = 'insufficient_privilege',
+          HINT = 'Install evervec as the role that owns the tables; or, if that role may do all that evervec''s owner may: '
+                 || format('SET evervec.trusted_owners = %L.', pg_get_userbyid(part.relowner));
+      ELSIF part.name = p_relation THEN
+        trusted := part.relowner;
+      END IF;
+    END IF;
+  END LOOP;
+  RETURN trusted;
+END $$;
+
+-- Refuse a column whose type's owner could have code run by it: a cast from an enum to text, a domain's CHECK.
+CREATE OR REPLACE FUNCTION evervec.check_type(p_relation regclass, p_column name, p_type oid) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  stranger record;
+BEGIN
+  WITH RECURSIVE base AS (
+    SELECT t.oid, t.typowner, t.typbasetype, t.typtype FROM pg_type t WHERE t.oid = p_type
+    UNION ALL SELECT t.oid, t.typowner, t.typbasetype, t.typtype FROM base JOIN pg_type t ON t.oid = base.typbasetype)
+  -- Nobody but a superuser can have made a base type.
+  SELECT base.oid::regtype AS name, base.typowner::regrole AS role INTO stranger FROM base
+  WHERE base.typtype <> 'b' AND NOT evervec.has_our_rights(base.typowner) AND NOT evervec.is_vouched_for(base.typowner)
+  LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'the type % of column % of % belongs to %, who could act with the rights of evervec''s owner, %, by a cast',
+      stranger.name, quote_ident(p_column), p_relation, stranger.role, evervec.owner()::regrole USING
+      ERRCODE = 'insufficient_privilege', HINT = format('ALTER TYPE %s OWNER TO %s.', stranger.name, evervec.owner()::regrole);
+  END IF;
+END $$;
+
 -- What watch() is asked for, checked against the table; a row of evervec.source that is not stored yet.
 -- Nothing is locked and nothing changes here.
 CREATE OR REPLACE FUNCTION evervec.describe_source(
@@ -628,7 +749,10 @@ BEGIN
   ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
     RAISE EXCEPTION 'you do not own %', p_relation USING
       ERRCODE = 'insufficient_privilege', HINT = 'Call evervec.watch() as a role that owns the table.';
-  ELSIF row_security_active(p_relation) THEN
+  END IF;
+  s.trusted := evervec.check_owners(p_relation);
+  IF row_security_active(p_relation) OR c.relrowsecurity AND c.relforcerowsecurity AND NOT EXISTS (
+    SELECT FROM pg_roles WHERE oid = evervec.owner() AND (rolsuper OR rolbypassrls)) THEN
     -- Rows that are not seen would be taken for deleted.
     RAISE EXCEPTION 'row security hides rows of % from you, its owner', p_relation USING
       ERRCODE = 'insufficient_privilege',
@@ -682,6 +806,7 @@ BEGIN
         p_relation, format_type(a.atttypid, a.atttypmod) USING ERRCODE = 'invalid_parameter_value',
         HINT = 'Put its text into a column of its own: GENERATED ALWAYS AS (…) STORED, or a trigger.';
     END IF;
+    PERFORM evervec.check_type(p_relation, needed, a.atttypid);
   END LOOP;
   SELECT format_type(atttypid, atttypmod) INTO s.key_type FROM pg_attribute
   WHERE attrelid = p_relation AND attname = s.key_column;
@@ -839,7 +964,8 @@ BEGIN
 END $$;
 
 -- The table beside a watched one, in its schema, keyed as it is. No foreign key: with one, TRUNCATE of the watched table
--- would fail; the triggers cascade instead. Whoever may read the watched table may read this one.
+-- would fail; the triggers cascade instead. Whoever may read the watched table may read this one: of a table with row
+-- security, the rows whose items they see.
 CREATE OR REPLACE FUNCTION evervec.make_side_table(s evervec.source) RETURNS regclass
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -856,6 +982,12 @@ BEGIN
       EXECUTE format('GRANT SELECT ON %s TO %s', side,
                      CASE reader.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(reader.grantee)) END);
     END LOOP;
+  END IF;
+  IF c.relrowsecurity
+     AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = side::regclass AND polname = 'evervec_as_item') THEN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', side);
+    EXECUTE format('CREATE POLICY evervec_as_item ON %1$s FOR SELECT USING (EXISTS (SELECT FROM %2$s AS t '
+                   'WHERE t.%3$I = %1$s.%3$I))', side, s.relation, s.key_column);
   END IF;
   RETURN side::regclass;
 END $$;
@@ -916,9 +1048,24 @@ BEGIN
   END IF;
   INSERT INTO evervec.source OVERRIDING SYSTEM VALUE SELECT (s).*;
   PERFORM evervec.make_trigger_functions(s);
+  PERFORM evervec.hand_over(s);
   PERFORM evervec.make_triggers(s);
   PERFORM evervec.ring(s.name);
   RETURN s.name;
+END $$;
+
+-- Trigger functions have the rights of whoever made them: of evervec's owner, whoever calls watch().
+CREATE OR REPLACE FUNCTION evervec.hand_over(s evervec.source) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  made regprocedure;
+BEGIN
+  FOR made IN
+    SELECT oid FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND proowner <> evervec.owner()
+      AND proname IN ('row_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
+  LOOP
+    EXECUTE format('ALTER FUNCTION %s OWNER TO %s', made, evervec.owner()::regrole);
+  END LOOP;
 END $$;
 
 -- One watch() or unwatch() at a time on a table: two that have both read it would keep each other from locking it.
@@ -1241,7 +1388,7 @@ DECLARE
   s    evervec.source;
   page record;
 BEGIN
-  SELECT f.* INTO s FROM evervec.source f WHERE f.filling AND EXISTS (SELECT FROM pg_class WHERE oid = f.relation)
+  SELECT f.* INTO s FROM evervec.source f WHERE f.filling AND evervec.is_sound(f)
   ORDER BY f.id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
     RETURN;
@@ -1275,7 +1422,7 @@ DECLARE
 BEGIN
   FOR watched IN SELECT f.name FROM evervec.source f ORDER BY f.id LOOP
     SELECT f.* INTO s FROM evervec.source f
-    WHERE f.name = watched AND NOT f.filling AND EXISTS (SELECT FROM pg_class WHERE oid = f.relation)
+    WHERE f.name = watched AND NOT f.filling AND evervec.is_sound(f)
     FOR KEY SHARE SKIP LOCKED;
     CONTINUE WHEN NOT FOUND OR NOT evervec.wants_count(s) OR NOT pg_try_advisory_xact_lock(731031242, s.id);
     SELECT t.last_key INTO after FROM evervec.total t WHERE t.source = s.name AND NOT t.done;
@@ -1462,7 +1609,7 @@ CREATE OR REPLACE FUNCTION evervec.sources_waiting(p_age interval) RETURNS SETOF
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
   SELECT s.name FROM evervec.source s
-  WHERE NOT s.paused AND EXISTS (SELECT FROM pg_class WHERE oid = s.relation) AND EXISTS (
+  WHERE NOT s.paused AND evervec.is_sound(s) AND EXISTS (
     SELECT FROM evervec.outbox o WHERE o.source = s.name AND o.state = 'pending'
       AND greatest(o.queued_at + p_age, o.due_at) <= clock_timestamp())
   ORDER BY s.name
@@ -1685,7 +1832,7 @@ DECLARE
   stale  bigint;
 BEGIN
   -- No subtransaction may catch the error of a table that is gone: the view's query may be a parallel one.
-  SELECT * INTO s FROM evervec.source f WHERE f.name = p_source AND EXISTS (SELECT FROM pg_class WHERE oid = f.relation)
+  SELECT * INTO s FROM evervec.source f WHERE f.name = p_source AND evervec.is_sound(f)
     AND (f.side_table IS NULL OR EXISTS (SELECT FROM pg_class WHERE oid = f.side_table));
   IF NOT FOUND THEN
     total := 0;
@@ -1792,7 +1939,8 @@ LEFT JOIN (
 CROSS JOIN LATERAL evervec.count_now(s.name, coalesce(w.waiting - w.forced, 0), coalesce(w.forced, 0)) AS c;
 COMMENT ON VIEW evervec.status IS 'One row a source: eligible = fresh + stale; failed items are stale; coverage = fresh / eligible.';
 
-CREATE OR REPLACE VIEW evervec.failures AS
+-- A barrier, so that no function in a reader's query sees the rows that are not shown.
+CREATE OR REPLACE VIEW evervec.failures WITH (security_barrier) AS
 SELECT source, item_key, attempts, last_error, failed_at FROM evervec.outbox WHERE state = 'failed';
 COMMENT ON VIEW evervec.failures IS 'One row an item that was given up until its content changes or somebody retries it.';
 

@@ -2,7 +2,7 @@
 
 from db.sources import Hit, Sources
 from embedding.encoder import Encoder
-from evervec.errors import ConfigurationError
+from evervec.errors import BadItemError, ConfigurationError
 
 
 async def search(sources: Sources, encoder: Encoder, source: str, text: str, limit: int) -> list[Hit]:
@@ -13,5 +13,8 @@ async def search(sources: Sources, encoder: Encoder, source: str, text: str, lim
     if not text.strip():
         raise ConfigurationError("there is no text to search for")
     model = (await sources.get(source)).model
-    [vector] = await encoder.embed(model, [text])
+    try:
+        [vector] = await encoder.embed(model, [text])
+    except BadItemError as error:
+        raise ConfigurationError(f"the text cannot be searched for: {error}") from None
     return await sources.search(source, vector, limit)
