@@ -1054,17 +1054,23 @@ BEGIN
   RETURN s.name;
 END $$;
 
--- Trigger functions have the rights of whoever made them: of evervec's owner, whoever calls watch().
+-- Trigger functions have the rights of whoever made them: of evervec's owner, whoever calls watch(). Nobody else may put
+-- them on a table of his own, whatever the default privileges say.
 CREATE OR REPLACE FUNCTION evervec.hand_over(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  made regprocedure;
+  made pg_proc;
 BEGIN
   FOR made IN
-    SELECT oid FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND proowner <> evervec.owner()
-      AND proname IN ('row_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
+    SELECT * FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace
+      AND proname IN ('row_' || s.id, 'touch_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
   LOOP
-    EXECUTE format('ALTER FUNCTION %s OWNER TO %s', made, evervec.owner()::regrole);
+    EXECUTE coalesce((
+      SELECT string_agg(format('REVOKE ALL ON FUNCTION %s FROM %s', made.oid::regprocedure, a.grantee::regrole), '; ')
+      FROM aclexplode(made.proacl) AS a WHERE a.grantee NOT IN (0, made.proowner)), 'SELECT');
+    IF made.proowner <> evervec.owner() THEN
+      EXECUTE format('ALTER FUNCTION %s OWNER TO %s', made.oid::regprocedure, evervec.owner()::regrole);
+    END IF;
   END LOOP;
 END $$;
 

@@ -187,6 +187,18 @@ def test_whoever_watches_the_triggers_have_the_rights_of_evervecs_owner(postgres
         assert refused(admin, WATCH, ["public.goods", "goods", "column"]).startswith("row security hides rows")
 
 
+def test_default_privileges_hand_out_no_trigger_function(postgres: str, template_database: str) -> None:
+    with installed_by_keeper(postgres, template_database) as (conninfo, keeper), connect(conninfo, keeper) as owner:
+        run(owner, TABLE.replace("goods", "public.goods"))
+        run(owner, "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO evervec_viewer")
+        run(owner, WATCH, ["public.goods", "goods", "column"])
+        trigger_functions = (
+            "SELECT count(*), count(*) FILTER (WHERE has_function_privilege('evervec_viewer', oid, 'EXECUTE')) "
+            "FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND prorettype = 'trigger'::regtype"
+        )
+        assert run(owner, trigger_functions) == [(4, 0)]
+
+
 async def test_a_schema_that_somebody_else_made_is_not_installed_into(empty_database: str) -> None:
     """They could replace its functions, before or after: an installer's CREATE OR REPLACE leaves them their owner."""
     name = f"mallory_{uuid.uuid4().hex[:12]}"

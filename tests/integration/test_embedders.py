@@ -235,7 +235,7 @@ def test_bfloat16_gives_torchs_vectors_where_the_cpu_computes_it_and_the_choice_
     with capture_logs() as logs:
         again = load_embedder(MINILM, settings).encode([GERMAN, ENGLISH, UNRELATED], "")
     [recalled] = [line for line in logs if line["event"] == "backend chosen before"]
-    assert recalled == line | {"event": "backend chosen before"}
+    assert recalled == {**line, "event": "backend chosen before"}
     np.testing.assert_allclose(again, vectors, atol=1e-5)
     reference = load_embedder(MINILM, settings.model_copy(update={"backend": Backend.TORCH}))
     assert cosines(vectors, reference.encode([GERMAN, ENGLISH, UNRELATED], "")).min() >= 0.999
