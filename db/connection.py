@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from db.texts import knows_characters, register_bytes
 from db.vectors import register_vectors
 from evervec.errors import ConfigurationError, DatabaseError, ServiceUnreachableError
 
@@ -113,6 +114,9 @@ def _options(conninfo: str, application_name: str) -> dict[str, Any]:
 
 async def _configure(connection: Connection) -> None:
     register_vectors(connection)
+    if not knows_characters(connection):
+        register_bytes(connection)
+        await connection.execute("SET client_encoding TO 'SQL_ASCII'")
     # Compare-and-set relies on each statement seeing what is committed.
     await connection.execute("SET default_transaction_isolation TO 'read committed'")
 

@@ -188,7 +188,7 @@ class Encoder:
             else:
                 seconds = round(time.monotonic() - started, 2)
                 logger.info("model loaded", model=spec.name, dimension=embedder.dimension, seconds=seconds)
-                self._models[key] = _Model(embedder)
+                self._models[key] = _Model(spec.name, embedder)
                 return
         self._fail_all(key, failure.reason)
 
@@ -238,14 +238,19 @@ class _Failure(NamedTuple):
 class _Model:
     """A model that is loaded, and how much it gets done in the time of a step."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, name: str, embedder: Embedder) -> None:
         self.embedder = embedder
         self.step_size = float(STEP_SIZE_LEAST)
+        self._name = name
+        self._cuts = False
 
     def encode(self, texts: list[str], prompt: str) -> Vectors:
         vectors = np.asarray(self.embedder.encode(texts, prompt), dtype=np.float32)
         if vectors.shape != (len(texts), self.embedder.dimension):
             raise ModelUnavailableError(f"the model gave an array of shape {vectors.shape} for {len(texts)} texts")
+        if self.embedder.truncated and not self._cuts:
+            self._cuts = True
+            logger.warning("texts are longer than the model reads: they are cut off", model=self._name)
         return vectors
 
     def refused(self, texts: Iterable[tuple[Key, str]]) -> dict[Key, Answer]:
