@@ -9,6 +9,7 @@ import numpy as np
 from psycopg import errors
 
 from db.connection import Pool, translated
+from db.outbox import CensusPage
 from db.queries import query
 from db.vectors import Vector
 from evervec.errors import DatabaseError, SourceNotFoundError
@@ -164,6 +165,14 @@ class Items:
     async def sources_waiting(self, age: timedelta) -> list[str]:
         """The sources, none of them paused, in which an item that could be embedded has waited for longer."""
         return [row["source"] for row in await self._rows("sources_waiting", {"age": age})]
+
+    async def census_page(self, limit: int) -> CensusPage | None:
+        """Walk over the next page of a source, small ones too; None when there is nothing to do.
+
+        It enqueues the stale items that no trigger saw.
+        """
+        rows = await self._rows("census_page", {"limit": limit, "small": True})
+        return CensusPage(**rows[0]) if rows else None
 
     async def _rows(self, name: str, parameters: dict[str, Any], source: str | None = None) -> list[dict[str, Any]]:
         try:

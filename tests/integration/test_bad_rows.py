@@ -183,13 +183,12 @@ async def poisoned(site: Site, bad: range = BAD) -> Table:
 async def all_but(table: Table, bad: range = BAD) -> float:
     """Wait until all rows but the bad ones are fresh: how long it took."""
     started = time.perf_counter()
-    left = "SELECT count(*) FROM evervec.outbox WHERE source = %s AND item_key::bigint <> ALL (%s)"
-    await until(lambda: site_value(table, left, [*bad]))
+    left = (
+        "SELECT NOT EXISTS (SELECT FROM evervec.outbox WHERE source = %s AND item_key::bigint <> ALL (%s))"
+        " AND NOT filling FROM evervec.source WHERE name = %s"
+    )
+    await until(lambda: table.site.value(left, table.source, [*bad], table.source))
     return time.perf_counter() - started
-
-
-async def site_value(table: Table, query: str, bad: list[int]) -> bool:
-    return await table.site.value(query, table.source, bad) == 0
 
 
 async def test_ten_bad_rows_among_a_thousand(site: Site, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ ODD = [
     "\uffff\ufdd0",
     "e" + "\u0301" * 5_000,
 ]
-LONG = ["word " * 2_000_000, "x" * 10_000_000]
+LONG = "word " * 100_000
 
 
 @pytest.mark.parametrize("model", [BUNDLED, MINILM], ids=["bundled", "sentence-transformers"])
@@ -59,10 +59,9 @@ async def test_odd_texts_are_embedded_and_long_ones_are_cut_off_and_counted(mode
     with capture_logs() as logs:
         async with Encoder(Settings(device="cpu", backend=Backend.TORCH)) as encoder:
             short = await encoder.embed(model, ODD)
-            # One word is one token to a model that does not know it.
-            already = encoder.truncated
-            long = await encoder.embed(model, [*LONG, GERMAN])
-            assert encoder.truncated - already in (1, 2)
+            assert encoder.truncated == 0
+            long = await encoder.embed(model, [LONG, GERMAN])
+            assert encoder.truncated == 1
     vectors = np.concatenate([short, long])
     assert np.isfinite(vectors).all()
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
