@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.instance import InstanceCheck
 from db.items import Items
-from evervec.errors import DatabaseError
+from evervec.errors import ConfigurationError, DatabaseError
 from evervec.log import describe_error, get_logger
 from evervec.messages import (
     FETCH_ITEMS_FOR_EMBEDDING,
@@ -89,7 +89,7 @@ class FetchActivities:
                     break
                 found[page.source] += page.enqueued
                 await asyncio.sleep(time.monotonic() - began)  # half of the time belongs to others
-        except DatabaseError as error:
+        except (DatabaseError, ConfigurationError) as error:
             log.warning("a walk failed; the next run tries again", error=describe_error(error))
         for source, items in (+found).items():
             log.warning("changes were found that no trigger saw", source=source, items=items)

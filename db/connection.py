@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -19,6 +19,7 @@ Pool = AsyncConnectionPool[Connection]
 
 _CONNECT_SECONDS = 10
 _NOT_INSTALLED = ("3F000", "42P01", "42883")  # no such schema, table or function
+_READ_ONLY = "25006"
 
 
 async def connect(conninfo: str, *, application_name: str) -> Connection:
@@ -58,6 +59,17 @@ async def open_pool(conninfo: str, *, size: int, application_name: str) -> Async
         yield pool
 
 
+@asynccontextmanager
+async def borrowed(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection of the pool. One that may only read is not used again: the next may lead to another server."""
+    async with pool.connection() as connection:
+        try:
+            yield connection
+        except errors.ReadOnlySqlTransaction:
+            await connection.close()
+            raise
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise PostgreSQL's errors as evervec's: unreachable, not installed, or refused with the server's own words."""
@@ -75,7 +87,9 @@ def translate(error: psycopg.Error) -> DatabaseError | ServiceUnreachableError |
     if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
         return ServiceUnreachableError(f"PostgreSQL does not answer: {_line(error)}")
     if error.sqlstate in _NOT_INSTALLED and "evervec" in (diagnosis.message_primary or ""):
-        return ConfigurationError("evervec is not installed in this database: run `evervec init`")
+        return ConfigurationError("evervec is not installed in this database, or is older there: run `evervec init`")
+    if error.sqlstate == _READ_ONLY:
+        return ServiceUnreachableError("PostgreSQL takes no writes: it is a standby, or was made read-only")
     message = diagnosis.message_primary or _line(error)
     if diagnosis.message_hint:
         message = f"{message}. {diagnosis.message_hint}"

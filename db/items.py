@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from psycopg import errors
 
-from db.connection import Pool, translated
+from db.connection import Pool, borrowed, translated
 from db.outbox import CensusPage
 from db.queries import query
 from db.vectors import Vector
@@ -177,7 +177,7 @@ class Items:
     async def _rows(self, name: str, parameters: dict[str, Any], source: str | None = None) -> list[dict[str, Any]]:
         try:
             with translated():
-                async with self._pool.connection() as connection:
+                async with borrowed(self._pool) as connection:
                     return await (await connection.execute(query(name), parameters)).fetchall()
         except DatabaseError as error:
             if source is not None and error.sqlstate in {_NO_SUCH_SOURCE, _TABLE_GONE}:

@@ -222,15 +222,26 @@ async def test_good_rows_do_not_wait_for_bad_ones(site: Site) -> None:
                 took.append(await all_but(table, bad))
                 await table.settled()
             times.append((took[0], took[1]))
-    good, mixed = (sorted(took)[2] for took in zip(*times, strict=True))
+    good, mixed = (min(took) for took in zip(*times, strict=True))  # what else the machine does only adds to it
     print(f"1,000 good rows: {good:.2f} s; the 990 good ones among 10 bad: {mixed:.2f} s; ratio {mixed / good:.2f}")  # noqa: T201
     assert mixed <= 1.3 * good
 
 
+class Unaware(StubEmbedder):
+    """Does not know beforehand which texts it cannot take: it raises on a whole batch."""
+
+    def refusal(self, text: str) -> str | None:  # noqa: ARG002 - as all embedders have it
+        return None
+
+    def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
+        if any(POISON in text for text in texts):
+            raise ValueError("cannot be read")
+        return super().encode(texts, prompt)
+
+
 @pytest.mark.long
-async def test_a_bad_row_that_is_found_by_halves_costs_the_others_little(
+async def test_bad_rows_that_are_found_by_halves_cost_the_others_little(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same where the model does not say which texts are bad: it raises on a whole batch."""
-    monkeypatch.setattr(StubEmbedder, "refusal", lambda *_: None)
+    monkeypatch.setattr("embedding.stub.StubEmbedder", Unaware)
     await test_good_rows_do_not_wait_for_bad_ones(site)
