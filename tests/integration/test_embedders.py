@@ -54,7 +54,10 @@ ODD = [
 LONG = "word " * 100_000
 
 
-@pytest.mark.parametrize("model", [BUNDLED, MINILM], ids=["bundled", "sentence-transformers"])
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(BUNDLED, id="bundled"), pytest.param(MINILM, id="sentence-transformers", marks=pytest.mark.long)],
+)
 async def test_odd_texts_are_embedded_and_long_ones_are_cut_off_and_counted(model: ModelSpec) -> None:
     with capture_logs() as logs:
         async with Encoder(Settings(device="cpu", backend=Backend.TORCH)) as encoder:
@@ -76,6 +79,7 @@ async def test_a_model_folder_gives_what_sentence_transformers_gives() -> None:
     async with Encoder(Settings(device="cpu", backend=Backend.TORCH)) as encoder:
         vectors = await encoder.embed(MINILM, texts)
         prompted = await encoder.embed(ModelSpec(MINILM.name, "", 384, "query: "), texts)
+        assert encoder.truncated == 2
     assert cosines(vectors, model.encode(texts, show_progress_bar=False)).min() > 0.9999
     with_prompt = model.encode([f"query: {text}" for text in texts], show_progress_bar=False)
     assert cosines(prompted, with_prompt).min() > 0.9999

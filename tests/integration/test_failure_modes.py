@@ -57,8 +57,9 @@ async def interfere(table: Table, statement: str) -> None:
     await table.do("CREATE TRIGGER interfere BEFORE INSERT OR UPDATE ON {e} FOR EACH ROW EXECUTE FUNCTION interfere()")
 
 
-@LANES
-@pytest.mark.parametrize("sqlstate", ["53100", "53200"], ids=["disk full", "out of memory"])
+@pytest.mark.parametrize(
+    ("sweep_threshold", "sqlstate"), [(1, "53100"), (64, "53200")], ids=["disk full, sweep", "out of memory, live"]
+)
 async def test_what_the_server_lacks_is_waited_for(site: Site, sweep_threshold: int, sqlstate: str) -> None:
     table = await new_table(site, "table")
     await interfere(table, f"RAISE 'no' USING ERRCODE = '{sqlstate}'")
@@ -305,13 +306,12 @@ LATER_VERSION = """
 """What a later version of the schema may do: add columns that have defaults."""
 
 
-@DESTINATION
-async def test_the_schema_is_upgraded_while_all_runs(site: Site, destination: str) -> None:
-    table = await new_table(site, destination)
+async def test_the_schema_is_upgraded_while_all_runs(site: Site) -> None:
+    table = await new_table(site, "column")
     async with site.running():
         await table.fill(50)
         await table.fresh()
-        for number in range(3):
+        for number in range(2):
             await table.do("UPDATE {t} SET name = 'edit ' || %s || id", number)
             await apply_schema(site.conninfo)
             await table.do("UPDATE {t} SET description = 'edit ' || %s || id WHERE id > 25", number)
