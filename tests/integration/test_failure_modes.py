@@ -24,8 +24,6 @@ from tests.integration.listener_lab import Proxy
 from tests.integration.pipeline import DESTINATIONS, Site, Table, new_table, until
 from tests.integration.program import Program, programs
 
-LANES = pytest.mark.parametrize("sweep_threshold", [1, 64], ids=["sweep", "live"])
-"""A change goes to its source's sweep, or to a workflow of its own."""
 DESTINATION = pytest.mark.parametrize("destination", DESTINATIONS)
 Logs = Sequence[MutableMapping[str, Any] | Mapping[str, Any]]
 
@@ -72,7 +70,9 @@ async def test_what_the_server_lacks_is_waited_for(site: Site, sweep_threshold: 
         await table.fresh()
 
 
-@LANES
+@pytest.mark.parametrize(
+    "sweep_threshold", [pytest.param(1, id="sweep"), pytest.param(64, id="live", marks=pytest.mark.long)]
+)
 async def test_a_statement_timeout_is_waited_out(site: Site, sweep_threshold: int) -> None:
     table = await new_table(site, "table")
     await interfere(table, "PERFORM pg_sleep(5)")
@@ -131,6 +131,7 @@ async def server(stack_dir: Path) -> AsyncIterator[PostgresServer]:
         await server.stop()
 
 
+@pytest.mark.long
 async def test_a_server_that_crashes_and_recovers(
     server: PostgresServer, temporal_address: str, tmp_path: Path
 ) -> None:
