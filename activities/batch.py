@@ -16,7 +16,7 @@ from activities.instance import InstanceCheck
 from activities.store import store_item_embedding
 from db.items import FailedAttempt, Items, ItemState, WriteBack
 from embedding.encoder import Encoder
-from evervec.errors import ConfigurationError
+from evervec.errors import BadItemError, ConfigurationError
 from evervec.log import describe_error, get_logger
 from evervec.messages import (
     BATCH_GENERATE_EMBEDDINGS,
@@ -121,16 +121,20 @@ class Batch:
             else:
                 stale.append(state)
         bad: Bad = []
-        if stale:
-            await self._encode(stale, writes, bad)
         await self._write(writes, bad)
+        if stale:
+            await self._encode(stale, bad)
         if bad:
             await self._record(bad)
 
-    async def _encode(self, states: Sequence[ItemState], writes: list[WriteBack], bad: Bad) -> None:
-        """Embed all of them at once; where that fails, the halves, down to the items that are to blame."""
+    async def _encode(self, states: Sequence[ItemState], bad: Bad) -> None:
+        """Embed and write all that can be; where the model fails on them, the halves, down to those that are to blame.
+
+        A half that is good is written at once.
+        """
+        texts = [state.content or "" for state in states]
         try:
-            vectors = await self._encoder.embed(states[0].model, [state.content or "" for state in states], live=False)
+            answers = await self._encoder.embed_each(states[0].model, texts, live=False)
         except ConfigurationError as error:
             await self._items.note_error(self._source, states, str(error))
             raise
@@ -141,12 +145,15 @@ class Batch:
                 bad.append((states[0], error))
                 return
             for half in _halves(states):
-                await self._encode(half, writes, bad)
+                await self._encode(half, bad)
             return
-        writes.extend(
-            WriteBack(state.item_key, state.outbox_version, state.content_hash, vector)
-            for state, vector in zip(states, vectors, strict=True)
-        )
+        writes: list[WriteBack] = []
+        for state, answer in zip(states, answers, strict=True):
+            if isinstance(answer, BadItemError):
+                bad.append((state, answer))
+            else:
+                writes.append(WriteBack(state.item_key, state.outbox_version, state.content_hash, answer))
+        await self._write(writes, bad)
 
     async def _write(self, writes: Sequence[WriteBack], bad: Bad) -> None:
         """Write back, at first without waiting for rows that somebody holds."""

@@ -1,5 +1,8 @@
 """What a sweep asks for first: which items wait. And the safety net: in which sources."""
 
+import asyncio
+import time
+from collections import Counter
 from collections.abc import Awaitable
 from datetime import timedelta
 from typing import TypeVar
@@ -9,6 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.instance import InstanceCheck
 from db.items import Items
+from evervec.errors import ConfigurationError, DatabaseError
 from evervec.log import describe_error, get_logger
 from evervec.messages import (
     FETCH_ITEMS_FOR_EMBEDDING,
@@ -27,6 +31,9 @@ MAX_PAGE_BYTES = 200_000
 """Temporal warns of payloads above 512 kB, and a history holds each key twice."""
 OVERLOOKED = timedelta(minutes=1)
 """Whoever waits for longer was not heard."""
+WALK_PAGE = 1000
+WALK_SECONDS = 30.0
+"""How long a run of the safety net looks for what no trigger saw; the next one goes on from there."""
 
 log = get_logger(__name__)
 
@@ -61,13 +68,32 @@ class FetchActivities:
 
     @activity.defn(name=FIND_WAITING_SOURCES)
     async def find_waiting_sources(self, request: WaitingSourcesRequest) -> WaitingSourcesResult:
-        """The sources in which something was overlooked."""
+        """The sources in which something was overlooked: by the triggers, or afterwards."""
         return await _told(self._find(request))
 
     async def _find(self, request: WaitingSourcesRequest) -> WaitingSourcesResult:
         await self._instance.check(request.instance)
-        sources = await self._items.sources_waiting(OVERLOOKED)
-        return WaitingSourcesResult(sweeps={source: sweep_workflow_id(request.instance, source) for source in sources})
+        sources = await self._walk() | {*await self._items.sources_waiting(OVERLOOKED)}
+        return WaitingSourcesResult(
+            sweeps={source: sweep_workflow_id(request.instance, source) for source in sorted(sources)}
+        )
+
+    async def _walk(self) -> set[str]:
+        """Enqueue what no trigger saw, page by page: the sources in which there was something."""
+        found: Counter[str] = Counter()
+        started = time.monotonic()
+        try:
+            while (began := time.monotonic()) < started + WALK_SECONDS:
+                page = await self._items.census_page(WALK_PAGE)
+                if page is None:
+                    break
+                found[page.source] += page.enqueued
+                await asyncio.sleep(time.monotonic() - began)  # half of the time belongs to others
+        except (DatabaseError, ConfigurationError) as error:
+            log.warning("a walk failed; the next run tries again", error=describe_error(error))
+        for source, items in (+found).items():
+            log.warning("changes were found that no trigger saw", source=source, items=items)
+        return {*+found}
 
 
 async def _told(answer: Awaitable[T], **about: str) -> T:

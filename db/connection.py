@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from db.texts import knows_characters, register_bytes
 from db.vectors import register_vectors
 from evervec.errors import ConfigurationError, DatabaseError, ServiceUnreachableError
 
@@ -22,6 +23,7 @@ _UNREADABLE = (
     "in the password %40 for @, %2F for / and %25 for %"
 )
 _NOT_INSTALLED = ("3F000", "42P01", "42883")  # no such schema, table or function
+_READ_ONLY = "25006"
 
 
 async def connect(conninfo: str, *, application_name: str) -> Connection:
@@ -61,6 +63,17 @@ async def open_pool(conninfo: str, *, size: int, application_name: str) -> Async
         yield pool
 
 
+@asynccontextmanager
+async def borrowed(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection of the pool. One that may only read is not used again: the next may lead to another server."""
+    async with pool.connection() as connection:
+        try:
+            yield connection
+        except errors.ReadOnlySqlTransaction:
+            await connection.close()
+            raise
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise PostgreSQL's errors as evervec's: unreachable, not installed, or refused with the server's own words."""
@@ -78,7 +91,9 @@ def translate(error: psycopg.Error) -> DatabaseError | ServiceUnreachableError |
     if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
         return ServiceUnreachableError(f"PostgreSQL does not answer: {_line(error)}")
     if error.sqlstate in _NOT_INSTALLED and "evervec" in (diagnosis.message_primary or ""):
-        return ConfigurationError("evervec is not installed in this database: run `evervec init`")
+        return ConfigurationError("evervec is not installed in this database, or is older there: run `evervec init`")
+    if error.sqlstate == _READ_ONLY:
+        return ServiceUnreachableError("PostgreSQL takes no writes: it is a standby, or was made read-only")
     message = diagnosis.message_primary or _line(error)
     if diagnosis.message_hint:
         message = f"{message}. {diagnosis.message_hint}"
@@ -126,6 +141,9 @@ def _is_torn(parts: Mapping[str, Any]) -> bool:
 
 async def _configure(connection: Connection) -> None:
     register_vectors(connection)
+    if not knows_characters(connection):
+        register_bytes(connection)
+        await connection.execute("SET client_encoding TO 'SQL_ASCII'")
     # Compare-and-set relies on each statement seeing what is committed.
     await connection.execute("SET default_transaction_isolation TO 'read committed'")
 

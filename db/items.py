@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from psycopg import errors
 
-from db.connection import Pool, translated
+from db.connection import Pool, borrowed, translated
+from db.outbox import CensusPage
 from db.queries import query
 from db.vectors import Vector
 from evervec.errors import DatabaseError, SourceNotFoundError
@@ -165,10 +166,18 @@ class Items:
         """The sources, none of them paused, in which an item that could be embedded has waited for longer."""
         return [row["source"] for row in await self._rows("sources_waiting", {"age": age})]
 
+    async def census_page(self, limit: int) -> CensusPage | None:
+        """Walk over the next page of a source, small ones too; None when there is nothing to do.
+
+        It enqueues the stale items that no trigger saw.
+        """
+        rows = await self._rows("census_page", {"limit": limit, "small": True})
+        return CensusPage(**rows[0]) if rows else None
+
     async def _rows(self, name: str, parameters: dict[str, Any], source: str | None = None) -> list[dict[str, Any]]:
         try:
             with translated():
-                async with self._pool.connection() as connection:
+                async with borrowed(self._pool) as connection:
                     return await (await connection.execute(query(name), parameters)).fetchall()
         except DatabaseError as error:
             if source is not None and error.sqlstate in {_NO_SUCH_SOURCE, _TABLE_GONE}:

@@ -28,10 +28,12 @@ class FillPage(NamedTuple):
 
 
 class CensusPage(NamedTuple):
-    """What one page of the count of a large source did."""
+    """What one page of a walk over a source did."""
 
     source: str
     scanned: int
+    enqueued: int
+    """Stale items that no trigger saw."""
     done: bool
 
 
@@ -71,8 +73,11 @@ class Outbox:
         return FillPage(**rows[0]) if rows else None
 
     async def census_page(self, limit: int) -> CensusPage | None:
-        """Count the next page of a large source, a transaction of its own; None when there is nothing to count."""
-        rows = await self._rows("census_page", {"limit": limit})
+        """Walk over the next page of a large source, a transaction of its own; None when there is nothing to do.
+
+        It counts, and enqueues the stale items that no trigger saw.
+        """
+        rows = await self._rows("census_page", {"limit": limit, "small": False})
         return CensusPage(**rows[0]) if rows else None
 
     async def count(self) -> bool:

@@ -26,7 +26,7 @@ SELECT evervec.hush(make_interval(secs => %(seconds)s)) AS silenced;
 SELECT source, scanned, enqueued, done FROM evervec.fill_page(%(limit)s);
 
 -- name: census_page
-SELECT source, scanned, done FROM evervec.census_page(%(limit)s);
+SELECT source, scanned, enqueued, done FROM evervec.census_page(%(limit)s, %(small)s);
 
 -- name: count_outbox
 SELECT evervec.count_outbox() AS long;
@@ -147,8 +147,8 @@ WITH seen AS MATERIALIZED (
 )
 SELECT count(*) AS dropped FROM dropped;
 
--- name: sample_items
-SELECT item_key, content, embedding FROM evervec.sample_items(%(source)s, %(limit)s);
+-- name: sample_page
+SELECT item_key, content, embedding FROM evervec.sample_page(%(source)s, %(after)s, %(limit)s, %(wanted)s);
 
 -- name: explain_item
 SELECT * FROM evervec.explain_item(%(source)s, %(item_key)s);

@@ -1,6 +1,6 @@
 """Sources as people see them: watch, re-fire, count, explain, search."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -284,14 +284,15 @@ class Sources:
         """Remove the outbox rows that have no item; returns how many."""
         return int((await self._row("drop_orphans", source=source))["dropped"])
 
-    async def sample(self, source: str, limit: int) -> AsyncIterator[Sample]:
-        """At most `limit` random fresh items, one at a time."""
-        parameters = {"source": source, "limit": limit}
+    async def sample_page(self, source: str, *, after: str | None, limit: int, wanted: int) -> list[Sample]:
+        """At most `wanted` random fresh items of the next rows beyond `after`."""
+        parameters = {"source": source, "after": after, "limit": limit, "wanted": wanted}
         try:
             with translated():
                 async with self._pool.connection() as connection, connection.cursor() as cursor:
-                    async for row in cursor.stream(query("sample_items"), parameters):
-                        yield Sample(row["item_key"], row["content"], np.array(row["embedding"], np.float32))
+                    # One at a time: as Python's numbers a page of vectors is eight times as large.
+                    rows = cursor.stream(query("sample_page"), parameters)
+                    return [Sample(row["item_key"], row["content"], _vector(row["embedding"])) async for row in rows]
         except DatabaseError as error:
             raise _source_error(error, source) from None
 
@@ -328,6 +329,10 @@ class Sources:
                     return await (await connection.execute(query(name), parameters)).fetchall()
         except DatabaseError as error:
             raise _source_error(error, parameters.get("source")) from None
+
+
+def _vector(numbers: list[float]) -> Vector:
+    return np.array(numbers, np.float32)
 
 
 def _source_error(error: DatabaseError, source: str | None) -> DatabaseError | SourceNotFoundError:

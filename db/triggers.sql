@@ -1414,45 +1414,111 @@ BEGIN
   RETURN QUERY SELECT s.name, page.scanned, page.enqueued, page.scanned < p_limit;
 END $$;
 
--- One page of the count of a large source that has none yet, or has changed since, in its own short transaction; no row
--- when there is nothing to count. Whoever alters a source waits for the page, the page for nobody.
-CREATE OR REPLACE FUNCTION evervec.census_page(p_limit bigint)
-RETURNS TABLE (source text, scanned bigint, done boolean)
+-- Earlier versions of this file returned less, and looked at large sources only.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND proname = 'census_page'
+             AND NOT 'enqueued' = ANY (proargnames)) THEN
+    DROP FUNCTION evervec.census_page(bigint);
+  END IF;
+END $$;
+
+-- One page of the walk over a source that was not walked over yet, or has changed since, in its own short transaction; no
+-- row when there is nothing to walk over. Large sources only, or also those that a look at evervec.status counts by itself
+-- (p_small). A source that cannot be read, or that somebody holds, keeps no other from its turn; the error comes when there
+-- is nothing else to do.
+CREATE OR REPLACE FUNCTION evervec.census_page(p_limit bigint, p_small boolean DEFAULT false)
+RETURNS TABLE (source text, scanned bigint, enqueued bigint, done boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   s       evervec.source;
   watched text;
-  after   text;
-  page    record;
+  problem text;
+  state   text;
 BEGIN
   FOR watched IN SELECT f.name FROM evervec.source f ORDER BY f.id LOOP
     SELECT f.* INTO s FROM evervec.source f
     WHERE f.name = watched AND NOT f.filling AND evervec.is_sound(f)
     FOR KEY SHARE SKIP LOCKED;
-    CONTINUE WHEN NOT FOUND OR NOT evervec.wants_count(s) OR NOT pg_try_advisory_xact_lock(731031242, s.id);
-    SELECT t.last_key INTO after FROM evervec.total t WHERE t.source = s.name AND NOT t.done;
-    EXECUTE format($sql$
-      WITH page AS MATERIALIZED (
-        SELECT i.id, i.item_key, i.eligible, i.embedding_hash = i.content_hash AS fresh
-        FROM (%s) AS i WHERE $1 IS NULL OR i.id > $1::%s ORDER BY i.id LIMIT $2
-      ), stale AS MATERIALIZED (
-        SELECT (SELECT o.forced FROM evervec.outbox o WHERE o.source = $3 AND o.item_key = p.item_key) AS forced
-        FROM page p WHERE p.eligible AND p.fresh IS NOT TRUE
-      )
-      SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1) AS last_key, (SELECT count(*) FROM page) AS total,
-             (SELECT count(*) FROM page p WHERE p.eligible) AS eligible, count(*) FILTER (WHERE forced IS NULL) AS missing,
-             count(*) FILTER (WHERE forced) AS forced_stale
-      FROM stale
-      $sql$, evervec.items_sql(s), s.key_type)
-    INTO page USING after, p_limit, s.name;
-    PERFORM evervec.add_count(s, after, page.last_key, page.total, page.eligible, page.missing, page.forced_stale);
-    IF page.total < p_limit THEN
-      PERFORM evervec.end_count(s);
-    END IF;
-    RETURN QUERY SELECT s.name, page.total, page.total < p_limit;
+    CONTINUE WHEN NOT FOUND;
+    BEGIN
+      CONTINUE WHEN NOT (p_small OR evervec.is_large(s)) OR NOT evervec.wants_count(s)
+        OR NOT pg_try_advisory_xact_lock(731031242, s.id);
+      SELECT p.scanned, p.enqueued, p.done INTO scanned, enqueued, done FROM evervec.walk_page(s, p_limit) AS p;
+    EXCEPTION WHEN others THEN
+      GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, problem = MESSAGE_TEXT;
+      CONTINUE;
+    END;
+    source := s.name;
+    RETURN NEXT;
     RETURN;
   END LOOP;
+  IF state IS NOT NULL THEN
+    RAISE EXCEPTION '%', problem USING ERRCODE = state;
+  END IF;
+END $$;
+
+-- Walk over the next page of a source, whoever alters it being kept waiting: count, for evervec.status, and enqueue each
+-- stale item that no trigger saw, written while triggers were off or by a replica's apply. In one snapshot no other stale
+-- item is missing in the outbox.
+CREATE OR REPLACE FUNCTION evervec.walk_page(
+  s evervec.source, p_limit bigint, OUT scanned bigint, OUT enqueued bigint, OUT done boolean
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  after text := (SELECT t.last_key FROM evervec.total t WHERE t.source = s.name AND NOT t.done);
+  page  record;
+BEGIN
+  EXECUTE format($sql$
+    WITH page AS MATERIALIZED (
+      SELECT i.id, i.item_key, i.eligible, i.content_hash, i.embedding_hash = i.content_hash AS fresh
+      FROM (%s) AS i WHERE $1 IS NULL OR i.id > $1::%s ORDER BY i.id LIMIT $2
+    ), stale AS MATERIALIZED (
+      SELECT p.id, p.item_key, p.content_hash, o.version IS NULL AS missing, o.forced,
+             o.version IS NULL OR o.state = 'failed' AND o.content_hash <> p.content_hash AS lost
+      FROM page p LEFT JOIN LATERAL (
+        SELECT * FROM evervec.outbox WHERE source = $3 AND outbox.item_key = p.item_key OFFSET 0) AS o ON true
+      WHERE p.eligible AND p.fresh IS NOT TRUE
+    )
+    SELECT (SELECT p.item_key FROM page p ORDER BY p.id DESC LIMIT 1) AS last_key, (SELECT count(*) FROM page) AS total,
+           (SELECT count(*) FROM page p WHERE p.eligible) AS eligible, count(*) FILTER (WHERE missing) AS missing,
+           count(*) FILTER (WHERE forced) AS forced_stale, array_agg(item_key ORDER BY id) FILTER (WHERE lost) AS lost,
+           array_agg(content_hash ORDER BY id) FILTER (WHERE lost) AS hashes
+    FROM stale
+    $sql$, evervec.items_sql(s), s.key_type)
+  INTO page USING after, p_limit, s.name;
+  scanned := page.total;
+  enqueued := evervec.enqueue_lost(s.name, page.lost, page.hashes);
+  done := page.total < p_limit;
+  PERFORM evervec.add_count(s, after, page.last_key, page.total, page.eligible,
+                            CASE enqueued WHEN 0 THEN page.missing ELSE 0 END, page.forced_stale);
+  IF done THEN
+    PERFORM evervec.end_count(s);
+  END IF;
+END $$;
+
+-- Enqueue items that a walk found stale and not in the outbox, or failed with other content. Returns how many: none where a
+-- user's transaction is enqueueing one of them right now, the next walk comes soon then. One that was enqueued since stays.
+CREATE OR REPLACE FUNCTION evervec.enqueue_lost(p_source text, p_item_keys text[], p_hashes text[]) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  lost bigint := coalesce(cardinality(p_item_keys), 0);
+BEGIN
+  IF lost = 0 THEN
+    RETURN 0;
+  END IF;
+  INSERT INTO evervec.outbox AS o (source, item_key, content_hash, version)
+  SELECT p_source, k.item_key, k.hash, nextval('evervec.outbox_version')
+  FROM unnest(p_item_keys, p_hashes) WITH ORDINALITY AS k (item_key, hash, n) ORDER BY k.n
+  ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,
+    state = 'pending', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at
+  WHERE o.state = 'failed' AND o.content_hash <> excluded.content_hash;
+  -- Or they would pass for fresh until a long outbox is counted.
+  UPDATE evervec.backlog AS b SET waiting = b.waiting + lost WHERE b.source = p_source;
+  PERFORM evervec.ring(p_source);
+  RETURN lost;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+  RETURN 0;
 END $$;
 
 -- Count what waits, source by source, if that is much; returns whether it is. One pass over the outbox, before anything is
@@ -1521,19 +1587,18 @@ BEGIN
   RETURN large;
 END $$;
 
--- Whether the next page of a source is to be counted: its walk is under way; or it has not been counted, or was changed
+-- Whether the next page of a source is to be walked over: its walk is under way; or there was none, or it was changed
 -- since, and has been left alone four times as long as its walk took. While much waits every write-back is such a change,
 -- which the outbox tells by itself: longer. Where the last walk missed something in the outbox a repair is to be expected: sooner.
 CREATE OR REPLACE FUNCTION evervec.wants_count(s evervec.source) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT evervec.is_large(s) AND (
-    EXISTS (SELECT FROM evervec.total t WHERE t.source = s.name AND NOT t.done)
+  SELECT EXISTS (SELECT FROM evervec.total t WHERE t.source = s.name AND NOT t.done)
     OR NOT EXISTS (
       SELECT FROM evervec.total t, evervec.changes(s) AS c
-      WHERE t.source = s.name AND t.files = c.files AND (t.changes = c.changes
+      WHERE t.source = s.name AND t.files = c.files AND (t.changes = c.changes AND t.missing = 0
         OR t.counted_at + (t.counted_at - t.started_at) * CASE
           WHEN EXISTS (SELECT FROM evervec.backlog b WHERE b.source = s.name AND b.waiting > evervec.outbox_limit()) THEN 20
-          WHEN t.missing = 0 THEN 4 ELSE 1 END > clock_timestamp())))
+          WHEN t.missing = 0 THEN 4 ELSE 1 END > clock_timestamp()))
 $$;
 
 -- Add a page to the walk over a source's rows; its first page begins one.
@@ -1882,14 +1947,19 @@ BEGIN
     s.key_type, s.key_type) USING p_source;
 END $$;
 
--- A random sample of fresh items with their vectors, for verify.
-CREATE OR REPLACE FUNCTION evervec.sample_items(p_source text, p_limit int)
+-- Random fresh items with their vectors, at most p_wanted of the next rows in the order of their keys, for verify.
+DROP FUNCTION IF EXISTS evervec.sample_items(text, int);
+CREATE OR REPLACE FUNCTION evervec.sample_page(p_source text, p_after text, p_limit bigint, p_wanted bigint)
 RETURNS TABLE (item_key text, content text, embedding real[])
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
+DECLARE
+  s evervec.source := evervec.get_source(p_source);
 BEGIN
   RETURN QUERY EXECUTE format(
-    'SELECT i.item_key, i.content, i.embedding::real[] FROM (%s) AS i WHERE i.eligible AND i.embedding_hash = '
-    'i.content_hash ORDER BY random() LIMIT $1', evervec.items_sql(evervec.get_source(p_source))) USING p_limit;
+    'WITH page AS MATERIALIZED (SELECT i.id, i.item_key, i.content, i.embedding, '
+    'i.eligible AND i.embedding_hash = i.content_hash AS fresh FROM (%s) AS i WHERE $1 IS NULL OR i.id > $1::%s '
+    'ORDER BY i.id LIMIT $2) SELECT p.item_key, p.content, p.embedding::real[] FROM page p WHERE p.fresh '
+    'ORDER BY random() LIMIT $3', evervec.items_sql(s), s.key_type) USING p_after, p_limit, p_wanted;
 END $$;
 
 -- One item, explained.
@@ -1967,7 +2037,7 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.hush(interval)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
-    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
@@ -1977,6 +2047,7 @@ DECLARE
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.note_errors(text, text[], bigint[], text)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sweep_page(text, text, int, interval, interval)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sources_waiting(interval)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.backlog_is_known()'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_now(text, bigint, bigint)']];

@@ -17,5 +17,8 @@ class Embedder(Protocol):
     truncated: int
     """How many texts were longer than the model reads, so far; they were cut off."""
 
+    def refusal(self, text: str) -> str | None:
+        """Why the model cannot take a text, without quoting it; None if it can. Asked before it is given a batch."""
+
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the texts, each with the prompt before it: (len(texts), dimension), L2-normalised. Blocks."""

@@ -30,6 +30,10 @@ class BundledEmbedder:
         self._model: Any = package.USE(threads=available_cores())
         self._model.encode(["The weights are read now, not with the first item."])
 
+    def refusal(self, text: str) -> str | None:  # noqa: ARG002 - as all embedders have it
+        """It takes any text."""
+        return None
+
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the first 10,000 characters of each text."""
         self.truncated += sum(len(prompt) + len(text) > MAX_CHARACTERS for text in texts)

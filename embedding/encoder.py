@@ -3,6 +3,9 @@
 Work is done in steps. A step takes waiting requests for one model together, live ones before bulk ones and never both,
 and is kept short, so that a live request never waits behind much bulk work. A request's texts go shortest first: those
 of a step are then of similar length, and little is computed on padding. A text that was embedded lately is not again.
+
+A text that cannot be embedded harms only itself: what the model refuses is known before it sees the others, a vector
+that is no direction is found among the others' afterwards.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +37,14 @@ RELOAD_SECONDS = 10.0
 """How long a model that cannot be loaded is not tried again."""
 CLOSE_SECONDS = 5.0
 """How long `close` waits for a step or a load that is under way."""
+
+NO_DIRECTION = "the model gives no usable vector: it is zero, or not finite"
+NO_CHARACTER = "a text holds half a surrogate pair, which is no character"
+PLAIN_TEXT = "evervec"
+"""What any model embeds: one that fails on this as well is broken."""
+
+Answer: TypeAlias = Row | BadItemError
+"""A text's vector, or why it has none."""
 
 logger = get_logger("evervec.embedding")
 
@@ -74,23 +85,31 @@ class Encoder:
     async def embed(self, model: ModelSpec, texts: Sequence[str], *, live: bool = True) -> Vectors:
         """Embed the texts: (len(texts), model.dimension), L2-normalised, in their order.
 
-        It fails as a whole: BadItemError if one of the texts cannot be embedded, ModelUnavailableError or
-        DimensionError if none can; what else the model raises is passed on.
+        It fails as a whole: like `embed_each`, and with a BadItemError if one of the texts cannot be embedded.
+        """
+        rows: list[Row] = []
+        for answer in await self.embed_each(model, texts, live=live):
+            if isinstance(answer, BadItemError):
+                raise answer
+            rows.append(answer)
+        return np.stack(rows) if rows else np.empty((0, model.dimension), dtype=np.float32)
+
+    async def embed_each(self, model: ModelSpec, texts: Sequence[str], *, live: bool = True) -> list[Answer]:
+        """Embed the texts, each as far as it can be: an answer for each, in their order.
+
+        ModelUnavailableError or DimensionError if none can; what else the model raises on some of them is passed on.
         """
         if self._dispatcher is None:
             raise EvervecError("the encoder is closed")
-        if not texts:
-            return np.empty((0, model.dimension), dtype=np.float32)
-        try:
-            keys = list(map(keys_of(model), texts))
-        except UnicodeEncodeError:
-            raise BadItemError("a text holds half a surrogate pair, which is no character") from None
-        distinct = sorted(dict(zip(keys, texts, strict=True)).items(), key=_length)
-        request = _Request(model, distinct, asyncio.get_running_loop().create_future())
-        (self._live if live else self._bulk).append(request)
-        self._arrival.set()
-        rows = await request.result
-        return np.stack([rows[key] for key in keys])
+        keys = [_key(model, text) for text in texts]
+        distinct = {key: text for key, text in zip(keys, texts, strict=True) if isinstance(key, Key)}
+        answers: dict[Key, Answer] = {}
+        if distinct:
+            request = _Request(model, sorted(distinct.items(), key=_length), asyncio.get_running_loop().create_future())
+            (self._live if live else self._bulk).append(request)
+            self._arrival.set()
+            answers = await request.result
+        return [answers[key] if isinstance(key, Key) else key for key in keys]
 
     async def close(self) -> None:
         """Fail what waits, and end the thread after what it is at, or some seconds later."""
@@ -121,8 +140,32 @@ class Encoder:
             await self._load_model(spec)
         elif spec.dimension != model.embedder.dimension:
             self._refuse(lane[0], _dimension_error(spec, model.embedder.dimension))
-        else:
-            await _step(self._thread, model, self._cache, lane)
+        elif error := await _step(self._thread, model, self._cache, lane):
+            await self._blame(lane[0], model, error)
+
+    async def _blame(self, request: "_Request", model: "_Model", error: Exception) -> None:
+        """Fail a request whose texts failed, unless the model fails on any text: then it is to be loaded anew."""
+        if not isinstance(error, EvervecError):
+            try:
+                await self._thread.call(partial(model.encode, [PLAIN_TEXT], request.model.prompt))
+            except Exception as broken:  # noqa: BLE001 - whatever it is, no text is to blame
+                self._unload(request.model, broken)
+                return
+        _fail([request], error)
+
+    def _unload(self, spec: ModelSpec, error: Exception) -> None:
+        """Forget a model that is broken, and tell those who wait for it."""
+        key = (spec.name, spec.revision)
+        del self._models[key]
+        reason = f"the model {spec.name!r} fails on every text ({type(error).__name__}); it will be loaded anew"
+        self._failures[key] = _Failure.after(0, reason)
+        logger.warning("model unavailable", model=spec.name, reason=reason)
+        self._fail_all(key, reason)
+
+    def _fail_all(self, key: tuple[str, str], reason: str) -> None:
+        """Fail all who wait for a model."""
+        waiting = (request for request in (*self._live, *self._bulk) if request.is_for(key))
+        _fail(waiting, ModelUnavailableError(reason))
 
     def _refuse(self, request: "_Request", error: DimensionError) -> None:
         """Fail a request that its model cannot serve; the log is told once."""
@@ -145,10 +188,9 @@ class Encoder:
             else:
                 seconds = round(time.monotonic() - started, 2)
                 logger.info("model loaded", model=spec.name, dimension=embedder.dimension, seconds=seconds)
-                self._models[key] = _Model(embedder)
+                self._models[key] = _Model(spec.name, embedder)
                 return
-        waiting = (request for request in (*self._live, *self._bulk) if request.is_for(key))
-        _fail(waiting, ModelUnavailableError(failure.reason))
+        self._fail_all(key, failure.reason)
 
 
 @dataclass(eq=False, slots=True)
@@ -156,26 +198,20 @@ class _Request:
     model: ModelSpec
     texts: list[tuple[Key, str]]
     """Distinct, shortest first."""
-    result: "asyncio.Future[dict[Key, Row]]"
-    """The vectors of all texts; done as well when nobody waits any more."""
-    rows: dict[Key, Row] = field(default_factory=dict)
-    """Vectors of the first so many texts."""
+    result: "asyncio.Future[dict[Key, Answer]]"
+    """The answers for all texts; done as well when nobody waits any more."""
+    rows: dict[Key, Answer] = field(default_factory=dict)
+    """Answers for the first so many texts."""
     alone: bool = False
     """Not to be merged with others: it is one of some that failed together."""
 
     def is_for(self, key: tuple[str, str]) -> bool:
         return (self.model.name, self.model.revision) == key
 
-    def add(self, rows: dict[Key, Row | None]) -> None:
-        """Take the next texts' vectors; None is one that is no direction."""
-        if self.result.done():
-            return
-        for key, row in rows.items():
-            if row is None:
-                self.result.set_exception(BadItemError("the model gives no usable vector: it is zero, or not finite"))
-                return
-            self.rows[key] = row
-        if len(self.rows) == len(self.texts):
+    def add(self, rows: dict[Key, Answer]) -> None:
+        """Take the next texts' answers."""
+        self.rows |= rows
+        if len(self.rows) == len(self.texts) and not self.result.done():
             self.result.set_result(self.rows)
 
 
@@ -202,15 +238,25 @@ class _Failure(NamedTuple):
 class _Model:
     """A model that is loaded, and how much it gets done in the time of a step."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, name: str, embedder: Embedder) -> None:
         self.embedder = embedder
         self.step_size = float(STEP_SIZE_LEAST)
+        self._name = name
+        self._cuts = False
 
     def encode(self, texts: list[str], prompt: str) -> Vectors:
         vectors = np.asarray(self.embedder.encode(texts, prompt), dtype=np.float32)
         if vectors.shape != (len(texts), self.embedder.dimension):
-            raise EvervecError(f"the model gave an array of shape {vectors.shape} for {len(texts)} texts")
+            raise ModelUnavailableError(f"the model gave an array of shape {vectors.shape} for {len(texts)} texts")
+        if self.embedder.truncated and not self._cuts:
+            self._cuts = True
+            logger.warning("texts are longer than the model reads: they are cut off", model=self._name)
         return vectors
+
+    def refused(self, texts: Iterable[tuple[Key, str]]) -> dict[Key, Answer]:
+        """Those of the texts that the model cannot take."""
+        reasons = ((key, self.embedder.refusal(text)) for key, text in texts)
+        return {key: BadItemError(reason) for key, reason in reasons if reason}
 
     def learn(self, texts: list[str], seconds: float) -> None:
         """Adapt the size of the steps to the time that one took; a much smaller one tells little."""
@@ -221,30 +267,40 @@ class _Model:
             self.step_size = min(max(self.step_size, STEP_SIZE_LEAST), STEP_SIZE_MOST)
 
 
-async def _step(thread: WorkThread, model: _Model, cache: VectorCache, lane: deque[_Request]) -> None:
-    """Embed what the lane's first request and those like it have waiting, as much as a step may take."""
+async def _step(thread: WorkThread, model: _Model, cache: VectorCache, lane: deque[_Request]) -> Exception | None:
+    """Embed what the lane's first request and those like it have waiting, as much as a step may take.
+
+    Returns what the model raised on texts of the first request alone.
+    """
     parts = _take(lane, cache, model.step_size)
-    wanted = sorted({key: text for part in parts for key, text in part.texts.items()}.items(), key=_length)
-    rows: dict[Key, Row | None] = {}
+    waiting = {key: text for part in parts for key, text in part.texts.items()}
+    answers = model.refused(waiting.items())
+    wanted = sorted(((key, text) for key, text in waiting.items() if key not in answers), key=_length)
     if wanted:
         texts = [text for _, text in wanted]
         started = time.monotonic()
         try:
             vectors = await thread.call(partial(model.encode, texts, lane[0].model.prompt))
         except Exception as error:  # noqa: BLE001 - it goes to the request that it belongs to
-            if len(parts) == 1:
-                _fail([parts[0].request], error)
             for part in parts:
                 part.request.alone = True
-            return
+            return error if len(parts) == 1 else None
         model.learn(texts, time.monotonic() - started)
-        usable: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
-        for (key, _), row, is_usable in zip(wanted, vectors, usable, strict=True):
-            rows[key] = row if is_usable else None
-            if is_usable:
-                cache.put(key, row)
+        answers |= _answers([key for key, _ in wanted], vectors, cache)
     for part in parts:
-        part.request.add({**part.known, **{key: rows[key] for key in part.texts}})
+        part.request.add({**part.known, **{key: answers[key] for key in part.texts}})
+    return None
+
+
+def _answers(keys: Sequence[Key], vectors: Vectors, cache: VectorCache) -> dict[Key, Answer]:
+    """Each text's vector if it is one; those that are will be remembered."""
+    usable: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+    answers: dict[Key, Answer] = {}
+    for key, row, is_usable in zip(keys, vectors, usable, strict=True):
+        answers[key] = row if is_usable else BadItemError(NO_DIRECTION)
+        if is_usable:
+            cache.put(key, row)
+    return answers
 
 
 def _take(lane: deque[_Request], cache: VectorCache, size: float) -> list[_Part]:
@@ -275,6 +331,13 @@ def _take(lane: deque[_Request], cache: VectorCache, size: float) -> list[_Part]
 def _size(text: str) -> int:
     """What a text costs, roughly: models read about so many characters of it, and each text costs something."""
     return min(len(text), 2_000) + 20
+
+
+def _key(model: ModelSpec, text: str) -> Key | BadItemError:
+    try:
+        return keys_of(model)(text)
+    except UnicodeEncodeError:
+        return BadItemError(NO_CHARACTER)
 
 
 def _length(item: tuple[Key, str]) -> int:

@@ -21,10 +21,14 @@ class StubEmbedder:
         self.dimension = dimension
         self.truncated = 0
 
+    def refusal(self, text: str) -> str | None:
+        """Poison is refused."""
+        return f"the stub refuses content that holds {POISON}" if POISON in text else None
+
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Spread each text's SHAKE-256 over its row; BadItemError if a text holds `evervec-poison`."""
-        if any(POISON in text for text in texts):
-            raise BadItemError(f"the stub refuses content that holds {POISON}")
+        for reason in filter(None, map(self.refusal, texts)):
+            raise BadItemError(reason)
         size = 2 * self.dimension
         digests = b"".join([hashlib.shake_256((prompt + text).encode()).digest(size) for text in texts])
         # An odd number is never 0, so that no row is.

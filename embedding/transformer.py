@@ -78,6 +78,10 @@ class SentenceTransformerEmbedder:
         """The model's transformer, a torch module."""
         return self._model[0].auto_model
 
+    def refusal(self, text: str) -> str | None:  # noqa: ARG002 - as all embedders have it
+        """It takes any text."""
+        return None
+
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the texts; without a prompt the model's own default prompt is used, if it has one."""
         read = [text[:MAX_CHARACTERS] for text in texts]

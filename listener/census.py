@@ -1,4 +1,4 @@
-"""Counts large sources and a long outbox, so that `evervec.status` need not."""
+"""Counts large sources and a long outbox, so that `evervec.status` need not; by the way finds what no trigger saw."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ class Counting(Protocol):
     """The database, as far as a census needs it."""
 
     async def census_page(self, limit: int) -> CensusPage | None:
-        """Count the next page of a large source; None when there is nothing to count."""
+        """Walk over the next page of a large source; None when there is nothing to do."""
 
     async def count(self) -> bool:
         """Count what waits, if that is much; whether it is."""
@@ -54,6 +54,8 @@ class Census:
             _log.warning("a count failed; it will be tried again", error=describe_error(error))
             return self._backoff.next()
         self._backoff.reset()
+        if page and page.enqueued:
+            _log.warning("changes were found that no trigger saw", source=page.source, items=page.enqueued)
         if page and page.done:
             _log.debug("counted", source=page.source)
         # Half of the time belongs to others; a source that was counted is left alone for longer.

@@ -1,18 +1,21 @@
 """Verify: compare every row's hash, and some rows' vectors, with what they should be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from db.sources import Sample, Sources
-from embedding.encoder import Encoder
+from embedding.encoder import Answer, Encoder
+from evervec.errors import BadItemError
 from evervec.model import ModelSpec
 from service.refire import PAGE_SIZE, refire, refire_keys, retry
 
 LEAST_COSINE = 0.999
 """Between two embeddings of one text, batches and backends may differ this much."""
-COUNT_ROWS = 5 * PAGE_SIZE
+COUNT_ROWS = PAGE_SIZE
+"""Rows of a page: a short statement, whose vectors fit into memory."""
 SAMPLE_BATCH = 64
 
 
@@ -47,6 +50,14 @@ class Verification:
         return not (self.stale or self.failed or self.orphaned or self.mismatched_keys)
 
 
+class Page(NamedTuple):
+    """Some rows in the order of their keys."""
+
+    after: str | None
+    """The key before them."""
+    fresh: int
+
+
 @dataclass(frozen=True, slots=True)
 class Repair:
     """What was done about it."""
@@ -61,11 +72,11 @@ async def verify(
 ) -> Verification:
     """Count exactly, page by page, and embed `sample` random fresh items anew; `tell` hears of each step."""
     found = Verification(source)
-    await _count(sources, found, tell)
+    pages = await _count(sources, found, tell)
     found.failed = await sources.failed_count(source)
     found.orphaned = await sources.orphan_count(source)
     if sample:
-        await _compare(sources, encoder, found, sample, tell)
+        await _compare(sources, encoder, found, _shares(pages, sample), tell)
     return found
 
 
@@ -83,37 +94,60 @@ async def repair(sources: Sources, found: Verification) -> Repair:
     return Repair(enqueued, dropped)
 
 
-async def _count(sources: Sources, found: Verification, tell: Callable[[Verification], None]) -> None:
+async def _count(sources: Sources, found: Verification, tell: Callable[[Verification], None]) -> list[Page]:
+    pages: list[Page] = []
     after: str | None = None
     while True:
         page = await sources.count_page(found.source, after=after, limit=COUNT_ROWS)
         found.rows += page.total
         found.eligible += page.eligible
         found.fresh += page.fresh
+        pages.append(Page(after, page.fresh))
         tell(found)
         if page.total < COUNT_ROWS:
-            return
+            return pages
         after = page.last_key
 
 
 async def _compare(
-    sources: Sources, encoder: Encoder, found: Verification, sample: int, tell: Callable[[Verification], None]
+    sources: Sources,
+    encoder: Encoder,
+    found: Verification,
+    shares: Iterable[tuple[Page, int]],
+    tell: Callable[[Verification], None],
 ) -> None:
+    """Embed a sample anew, page by page, with no statement open meanwhile."""
     model = (await sources.get(found.source)).model
-    batch: list[Sample] = []
-    async for item in sources.sample(found.source, sample):
-        batch.append(item)
-        if len(batch) == SAMPLE_BATCH:
-            await _compare_batch(encoder, model, found, batch)
+    for page, wanted in shares:
+        items = await sources.sample_page(found.source, after=page.after, limit=COUNT_ROWS, wanted=wanted)
+        for start in range(0, len(items), SAMPLE_BATCH):
+            await _compare_batch(encoder, model, found, items[start : start + SAMPLE_BATCH])
             tell(found)
-            batch.clear()
-    await _compare_batch(encoder, model, found, batch)
 
 
-async def _compare_batch(encoder: Encoder, model: ModelSpec, found: Verification, batch: list[Sample]) -> None:
-    vectors = await encoder.embed(model, [item.content for item in batch], live=False)
-    for item, vector in zip(batch, vectors, strict=True):
-        length = np.linalg.norm(item.vector) * np.linalg.norm(vector)
-        if length == 0 or np.dot(item.vector, vector) < LEAST_COSINE * length:
-            found.mismatched_keys.append(item.key)
+def _shares(pages: Sequence[Page], sample: int) -> Iterator[tuple[Page, int]]:
+    """How many of a sample's items come from each page, so that every fresh item is as likely as any other."""
+    dice = np.random.default_rng()
+    left = sum(page.fresh for page in pages)
+    for page in pages:
+        wanted = int(dice.hypergeometric(page.fresh, left - page.fresh, min(sample, left)))
+        left -= page.fresh
+        sample -= wanted
+        if wanted:
+            yield page, wanted
+
+
+async def _compare_batch(encoder: Encoder, model: ModelSpec, found: Verification, batch: Sequence[Sample]) -> None:
+    answers = await encoder.embed_each(model, [item.content for item in batch], live=False)
+    found.mismatched_keys += [
+        item.key for item, answer in zip(batch, answers, strict=True) if not _is_that_of(item, answer)
+    ]
     found.sampled += len(batch)
+
+
+def _is_that_of(item: Sample, answer: Answer) -> bool:
+    """Whether the item's vector is what its text was embedded to now."""
+    if isinstance(answer, BadItemError) or answer.shape != item.vector.shape:
+        return False
+    length = np.linalg.norm(item.vector) * np.linalg.norm(answer)
+    return bool(length > 0 and np.dot(item.vector, answer) >= LEAST_COSINE * length)

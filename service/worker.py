@@ -52,7 +52,7 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
             try:
                 yield
             finally:
-                log.info("worker stops", grace_seconds=GRACE.total_seconds())
+                log.info("worker stops", grace_seconds=GRACE.total_seconds(), truncated=encoder.truncated)
 
 
 def make_worker(client: Client, settings: Settings, items: Items, encoder: Encoder) -> Worker:

@@ -120,6 +120,21 @@ class Lab:
         fresh = [fresh for (fresh,) in await rows.fetchall()]
         return bool(fresh) and all(fresh)
 
+    async def verified(self) -> bool:
+        """Whether each row has the vector of its content, by the content itself."""
+        rows = await self.owner.execute("SELECT eligible = fresh AND total > 10 FROM evervec.count_items('items')")
+        return await rows.fetchall() == [(True,)]
+
+    async def waits(self) -> bool:
+        """Whether anything is in the outbox."""
+        return bool(await (await self.owner.execute("SELECT FROM evervec.outbox")).fetchall())
+
+    async def counters_know(self) -> bool:
+        """Whether PostgreSQL's counters know of this session's last rows."""
+        await self.owner.execute("SELECT pg_stat_force_next_flush()")
+        rows = await self.owner.execute("SELECT pg_stat_get_tuples_inserted('items'::regclass) >= 30")
+        return await rows.fetchall() == [(True,)]
+
     async def do(self, statement: LiteralString, *parameters: object) -> None:
         """Run a statement as the owner."""
         await self.owner.execute(statement, parameters or None)

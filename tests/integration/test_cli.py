@@ -43,7 +43,9 @@ async def test_from_an_empty_database_to_a_search(
 ) -> None:
     async with Site.open(empty_database, temporal_address) as site:
         cli = Cli(process, site.settings)
-        assert (await cli("status")).line == "evervec: evervec is not installed in this database: run `evervec init`"
+        assert (await cli("status")).line == (
+            "evervec: evervec is not installed in this database, or is older there: run `evervec init`"
+        )
         for _ in range(2):
             assert "evervec is installed in" in (await cli.ok("init")).out
         assert (await cli.ok("status", "--json")).json == {"sources": []}

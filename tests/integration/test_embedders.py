@@ -42,12 +42,44 @@ async def test_the_bundled_model_reads_the_beginning_of_a_very_long_text_only() 
     np.testing.assert_allclose(long, cut, atol=1e-5)
 
 
+ODD = [
+    "",
+    " \t\u3000",
+    "\x01\x02\x1b[31mred\x7f\x85",
+    "\u05e9\u05dc\u05d5\u05dd \u202e\u0645\u0631\u062d\u0628\u0627",
+    "\U0001f600\U0001f1e9\U0001f1ea\U0001f469\u200d\U0001f467",
+    "\uffff\ufdd0",
+    "e" + "\u0301" * 5_000,
+]
+LONG = "word " * 100_000
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(BUNDLED, id="bundled"), pytest.param(MINILM, id="sentence-transformers", marks=pytest.mark.long)],
+)
+async def test_odd_texts_are_embedded_and_long_ones_are_cut_off_and_counted(model: ModelSpec) -> None:
+    with capture_logs() as logs:
+        async with Encoder(Settings(device="cpu", backend=Backend.TORCH)) as encoder:
+            short = await encoder.embed(model, ODD)
+            assert encoder.truncated == 0
+            long = await encoder.embed(model, [LONG, GERMAN])
+            assert encoder.truncated == 1
+    vectors = np.concatenate([short, long])
+    assert np.isfinite(vectors).all()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
+        "texts are longer than the model reads: they are cut off"
+    ]
+
+
 async def test_a_model_folder_gives_what_sentence_transformers_gives() -> None:
     model = importlib.import_module("sentence_transformers").SentenceTransformer(MINILM.name, device="cpu")
     texts = [GERMAN, ENGLISH, UNRELATED, "x", "word " * 2_000]
     async with Encoder(Settings(device="cpu", backend=Backend.TORCH)) as encoder:
         vectors = await encoder.embed(MINILM, texts)
         prompted = await encoder.embed(ModelSpec(MINILM.name, "", 384, "query: "), texts)
+        assert encoder.truncated == 2
     assert cosines(vectors, model.encode(texts, show_progress_bar=False)).min() > 0.9999
     with_prompt = model.encode([f"query: {text}" for text in texts], show_progress_bar=False)
     assert cosines(prompted, with_prompt).min() > 0.9999

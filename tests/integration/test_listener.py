@@ -119,6 +119,42 @@ async def test_the_safety_net_sweeps_what_no_listener_sees(lab: Lab) -> None:
     assert await lab.signals("1") == 0
 
 
+LOADED_BEHIND_THE_TRIGGERS = """
+    BEGIN;
+    ALTER TABLE items DISABLE TRIGGER USER;
+    UPDATE items SET name = name || ' changed' WHERE id <= 5;
+    INSERT INTO items SELECT n, 'loaded ' || n FROM generate_series(1001, 1020) AS n;
+    ALTER TABLE items ENABLE TRIGGER USER;
+    COMMIT
+"""
+
+
+async def test_the_safety_net_finds_what_no_trigger_saw(lab: Lab) -> None:
+    await lab.do(WATCH)
+    async with lab.listener(), lab.worker():
+        await lab.safety_net(lab.settings().task_queue)
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 10) AS n")
+        await eventually(lab.all_fresh, seconds=60)
+    async with lab.worker():
+        await lab.do(LOADED_BEHIND_THE_TRIGGERS)
+        await eventually(lab.counters_know)
+        assert not await lab.waits()
+        await lab.client.get_schedule_handle(schedule_id(lab.instance)).trigger()
+        await eventually(lab.verified, seconds=60)
+
+
+async def test_the_listener_finds_what_no_trigger_saw_in_a_large_source(lab: Lab) -> None:
+    await lab.do(
+        "CREATE OR REPLACE FUNCTION evervec.count_limit() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 5::bigint'"
+    )
+    await lab.do(WATCH)
+    async with lab.listener(), lab.worker():
+        await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 10) AS n")
+        await eventually(lab.all_fresh, seconds=60)
+        await lab.do(LOADED_BEHIND_THE_TRIGGERS)
+        await eventually(lab.verified, seconds=60)
+
+
 async def test_rows_that_were_there_before_are_filled_in(lab: Lab) -> None:
     await lab.do("INSERT INTO items SELECT n, 'item ' || n FROM generate_series(1, 30) AS n")
     async with lab.listener() as listener, lab.worker():

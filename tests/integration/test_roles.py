@@ -42,6 +42,7 @@ ALLOWED = {
         "note_errors",
         "sweep_page",
         "sources_waiting",
+        "census_page",
     },
 }
 

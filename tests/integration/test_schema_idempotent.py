@@ -28,6 +28,7 @@ FUNCTIONS = {
     },
     "evervec_viewer": {"backlog_is_known", "count_now"},
     "evervec_worker": {
+        "census_page",
         "instance_id",
         "models",
         "note_errors",

@@ -1,9 +1,14 @@
 import asyncio
+import resource
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from embedding.encoder import Encoder
+from evervec.settings import Settings
 from service.verify import Repair, Verification, repair, verify
 from tests.integration.service_lab import Lab, open_lab
 
@@ -52,6 +57,36 @@ async def test_what_is_lost_is_found_and_repaired(lab: Lab) -> None:
     assert (await look(lab)).ok
 
 
+async def test_what_was_loaded_while_triggers_were_off_is_found_and_repaired(lab: Lab) -> None:
+    await lab.do("ALTER TABLE items DISABLE TRIGGER USER")
+    await lab.do("UPDATE items SET name = 'changed' WHERE id <= 10")
+    await lab.do("INSERT INTO items SELECT g, 'new', 'new' FROM generate_series(101, 110) AS g")
+    await lab.do("DELETE FROM items WHERE id = 99")
+    await lab.do("ALTER TABLE items ENABLE TRIGGER USER")
+    assert await lab.value("SELECT count(*) FROM evervec.outbox") == 0
+    found = await look(lab)
+    assert (found.rows, found.stale, found.orphaned, found.ok) == (109, 8 + 10, 0, False)
+    assert await repair(lab.sources, found) == Repair(enqueued=18, dropped=0)
+    await lab.work()
+    assert (await look(lab, sample=1000)).ok
+
+
+async def test_a_sample_is_as_large_as_asked_for_and_from_all_pages(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.verify.COUNT_ROWS", 7)
+    await lab.do("UPDATE items SET embedding = '[1,2,3,4,5,6,7,8]' WHERE id % 10 = 5")
+    found = await look(lab, sample=1000)
+    assert (found.sampled, sorted(map(int, found.mismatched_keys))) == (ELIGIBLE, [5, 15, 25, 45, 55, 65, 75, 85, 95])
+    seen = {key for _ in range(8) for key in (await look(lab, sample=60)).mismatched_keys}
+    assert seen == set(found.mismatched_keys)
+    assert (await look(lab, sample=30)).sampled == 30
+
+
+async def test_an_item_that_the_model_refuses_by_now_is_mismatched(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedding.stub.POISON", "name 11 |")
+    async with Encoder(Settings()) as lab.encoder:
+        assert (await look(lab, sample=1000)).mismatched_keys == ["11"]
+
+
 async def test_a_wrong_vector_is_found_by_a_sample_only(lab: Lab) -> None:
     await lab.do("UPDATE items SET embedding = '[1,2,3,4,5,6,7,8]' WHERE id = 5")
     assert (await look(lab)).ok
@@ -90,3 +125,51 @@ async def test_an_orphan_whose_item_is_inserted_meanwhile_is_kept(lab: Lab, data
         await user.commit()
         assert await dropping == 1
     assert await lab.value("SELECT array_agg(item_key) FROM evervec.outbox") == ["4711"]
+
+
+MILLION = """
+    INSERT INTO items (name, description, embedding, embedding_hash, embedding_model)
+    SELECT name, description, embedding, embedding_hash, embedding_model FROM items, generate_series(2, 1000000)
+"""
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+async def wants_the_table(database: str, seconds: list[float]) -> None:
+    """Somebody who now and then wants the whole table for himself, and how long he waited."""
+    async with await psycopg.AsyncConnection.connect(database) as user:
+        while True:
+            started = time.monotonic()
+            await user.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+            await user.commit()
+            seconds.append(time.monotonic() - started)
+            await asyncio.sleep(0.3)
+
+
+@pytest.mark.long
+async def test_a_million_rows_are_verified_in_steady_memory_and_without_long_locks(database: str) -> None:
+    async with open_lab(database) as lab:
+        await lab.do("INSERT INTO items (name, description) VALUES ('name', 'text')")
+        await lab.work()
+        await lab.do("ALTER TABLE items DISABLE TRIGGER USER")
+        await lab.do(MILLION)
+        await lab.do("UPDATE items SET name = 'changed' WHERE id % 100000 = 0")
+        await lab.do("ALTER TABLE items ENABLE TRIGGER USER")
+        await lab.do("UPDATE evervec.source SET filling = false")
+        await lab.do("ANALYZE items")
+        waits: list[float] = []
+        waiting = asyncio.create_task(wants_the_table(database, waits))
+        sizes: list[int] = []
+        found = await verify(lab.sources, lab.encoder, "items", sample=20_000, tell=lambda _: sizes.append(resident()))
+        waiting.cancel()
+        growth = max(sizes) - sizes[len(sizes) // 20]
+        print(f"memory grew by {growth / 1e6:.1f} MB; the longest wait for the table: {max(waits):.2f} s")  # noqa: T201
+        assert (found.rows, found.stale, found.sampled, found.mismatched) == (1_000_000, 10, 20_000, 0)
+        assert growth < 20_000_000
+        assert len(waits) > 10
+        assert max(waits) < 1
+        assert (await repair(lab.sources, found)).enqueued == 10

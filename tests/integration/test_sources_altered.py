@@ -316,7 +316,7 @@ def test_pgvector_in_another_schema(elsewhere: str, destination: str) -> None:
         source = altered(lab, source, model="stub:16")
         assert source.search() == set()
         assert len(source.assert_settled()) == 4
-        assert len(lab.run("SELECT * FROM evervec.sample_items(%s, 10)", [source.name])) == 4
+        assert len(lab.run("SELECT * FROM evervec.sample_page(%s, NULL, 100, 10)", [source.name])) == 4
         lab.run(f'CREATE INDEX ON {source.side_table or "items"} USING hnsw (embedding "e x t".vector_cosine_ops)')
         assert lab.run("SELECT evervec.refire(%s, 'true', true)", [source.name]) == [(4,)]
         assert len(source.assert_settled()) == 4

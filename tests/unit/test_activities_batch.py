@@ -78,7 +78,7 @@ class FakeItems:
 
 
 class FakeEncoder:
-    """Gives ones; fails with the error of the first of its texts that has one."""
+    """Gives ones; fails with the error of the first of its texts that has one, unless it is that text's alone."""
 
     def __init__(self, **errors: Exception) -> None:
         self.errors = {f"{CANARY} {key.removeprefix('item_')}": error for key, error in errors.items()}
@@ -87,16 +87,22 @@ class FakeEncoder:
         self.calls = 0
         self.busy = asyncio.Event()
 
-    async def embed(self, model: ModelSpec, texts: Sequence[str], *, live: bool) -> Vector:
+    async def embed_each(self, model: ModelSpec, texts: Sequence[str], *, live: bool) -> list[Vector | BadItemError]:
         assert not live
         self.calls += 1
         if self.calls == batch.BATCHES_AT_ONCE:
             self.busy.set()
         await self.release.wait()
+        answers: list[Vector | BadItemError] = []
         for text in texts:
-            if text in self.errors:
-                raise self.errors[text]
-        return np.ones((len(texts), model.dimension), dtype=np.float32)
+            error = self.errors.get(text)
+            if isinstance(error, BadItemError):
+                answers.append(error)
+            elif error:
+                raise error
+            else:
+                answers.append(np.ones(model.dimension, dtype=np.float32))
+        return answers
 
 
 async def run(items: FakeItems, encoder: FakeEncoder) -> BatchEmbeddingResult:
@@ -136,6 +142,28 @@ async def test_bad_texts_and_bad_rows_are_found_among_good_ones() -> None:
     assert recorded["8"] == (9, "ValueError")
     assert recorded["280"] == (281, f"no {CANARY} here")  # for the outbox, not for Temporal
     assert CANARY not in result.model_dump_json()
+
+
+async def test_texts_that_are_known_to_be_bad_cost_no_second_call_of_the_model() -> None:
+    items = FakeItems()
+    encoder = FakeEncoder(item_7=BadItemError("too odd"), item_200=BadItemError("too odd"))
+    result = await run(items, encoder)
+    assert (encoder.calls, result.successful, result.failed) == (1, 298, 2)
+
+
+async def test_a_good_half_is_written_before_the_other_is_embedded() -> None:
+    items, encoder = FakeItems(), FakeEncoder(item_200=ValueError())
+    written: list[int] = []
+    embed_each = encoder.embed_each
+
+    async def watched(model: ModelSpec, texts: Sequence[str], *, live: bool) -> list[Vector | BadItemError]:
+        written.append(len(items.written))
+        return await embed_each(model, texts, live=live)
+
+    encoder.embed_each = watched  # type: ignore[method-assign]
+    await run(items, encoder)
+    assert written[:4] == [0, 0, 150, 150]
+    assert (len(items.written), len(items.failures)) == (299, 1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from embedding import Embedder, Encoder, Vectors
 from embedding import encoder as encoder_module
 from embedding.cache import ENTRY_BYTES, VectorCache
-from embedding.stub import StubEmbedder
+from embedding.stub import POISON, StubEmbedder
 from evervec.errors import BadItemError, DimensionError, EvervecError, ModelUnavailableError
 from evervec.model import ModelSpec
 from evervec.settings import Settings
@@ -34,12 +34,19 @@ class FakeEmbedder:
         self.entered = threading.Semaphore(0)
         self.stub = StubEmbedder(4)
         self.replies: dict[str, float | Exception] = {}
+        self.refused: dict[str, str] = {}
+        self.broken = False
+
+    def refusal(self, text: str) -> str | None:
+        return self.refused.get(text)
 
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         self.steps.append(list(texts))
         self.threads.add(threading.get_ident())
         self.entered.release()
         assert self.gate.acquire(timeout=20)
+        if self.broken:
+            raise RuntimeError("a device that is gone")
         vectors = self.stub.encode(texts, prompt)
         for number, text in enumerate(texts):
             reply = self.replies.get(text)
@@ -89,7 +96,11 @@ def test_each_request_gets_its_vectors_in_its_order(requests: list[tuple[bool, l
         async with Encoder(SETTINGS, loading(fake)) as encoder:
             return await asyncio.gather(*(encoder.embed(SPEC, texts, live=live) for live, texts in requests))
 
-    readable = [(live, [text.encode(errors="ignore").decode() for text in texts]) for live, texts in requests]
+    # Hypothesis tries strings of the code under test, poison among them.
+    readable = [
+        (live, [text.encode(errors="ignore").decode().replace(POISON, "") for text in texts])
+        for live, texts in requests
+    ]
     requests = readable
     for (_, texts), vectors in zip(requests, asyncio.run(run()), strict=True):
         assert vectors.shape == (len(texts), 4)
@@ -246,6 +257,34 @@ async def test_a_vector_that_is_no_direction_fails_its_own_request_only(value: f
         np.testing.assert_array_equal(await good, expected("good"))
         with pytest.raises(BadItemError, match="not finite"):
             await bad
+
+
+async def test_each_bad_text_is_told_apart_in_one_step() -> None:
+    fake = FakeEmbedder()
+    fake.replies = {"no direction": float("nan")}
+    fake.refused = {"refused": "too odd"}
+    texts = ["good", "refused", "\ud800", "no direction", "refused", "fine"]
+    async with Encoder(SETTINGS, loading(fake)) as encoder:
+        good, refused, half, no_direction, again, fine = await encoder.embed_each(SPEC, texts, live=False)
+    assert [sorted(step) for step in fake.steps] == [["fine", "good", "no direction"]]
+    np.testing.assert_array_equal([good, fine], expected("good", "fine"))
+    assert [str(error) for error in (refused, again)] == ["too odd", "too odd"]
+    assert "half a surrogate pair" in str(half)
+    assert "not finite" in str(no_direction)
+
+
+async def test_a_model_that_fails_on_every_text_blames_none_and_is_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_module, "RELOAD_SECONDS", 0)
+    broken, whole = FakeEmbedder(), FakeEmbedder()
+    broken.broken = True
+    models = [broken, whole]
+    async with Encoder(SETTINGS, lambda _model, _settings: models.pop(0)) as encoder:
+        with pytest.raises(ModelUnavailableError, match=r"fails on every text \(RuntimeError\)"):
+            await encoder.embed(SPEC, ["a", "b"])
+        while models:
+            await asyncio.gather(encoder.embed(SPEC, ["a"]), return_exceptions=True)
+        np.testing.assert_array_equal(await encoder.embed(SPEC, ["a"]), expected("a"))
+    assert broken.steps == [["a", "b"], [encoder_module.PLAIN_TEXT]]
 
 
 async def test_the_thread_outlives_every_error() -> None:

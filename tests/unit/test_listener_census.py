@@ -30,7 +30,7 @@ class Database:
 
 
 async def test_half_of_a_walk_is_rest_and_an_idle_census_looks_now_and_then() -> None:
-    database = Database(pages=[CensusPage("items", 1000, done=False), CensusPage("items", 10, done=True)])
+    database = Database(pages=[CensusPage("items", 1000, 0, done=False), CensusPage("items", 10, 2, done=True)])
     census = Census(lambda: database.now)
     rests = [round(await census.step(database), 3) for _ in range(3)]
     assert rests == [0.1, 0.1, IDLE_SECONDS]
