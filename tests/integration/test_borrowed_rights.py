@@ -53,7 +53,7 @@ def put_to_work(connection: Connection, source: str) -> None:
         "refire({s}, 'true', true)",
         "search({s}, {v}, 10)",
         "count_page({s}, NULL, 10)",
-        "sample_items({s}, 10)",
+        "sample_page({s}, NULL, 10, 10)",
         "explain_item({s}, '1')",
         "orphans({s})",
         "status",

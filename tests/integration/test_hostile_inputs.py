@@ -128,7 +128,8 @@ def test_names_of_tables_and_columns(room: Lab, data: st.DataObject) -> None:
             return
         if (source := watch_clearly(room, quoted[0], columns, options)) is None:
             return
-        room.run(f"INSERT INTO {quoted[0]} VALUES (%s, 'a', %s)", [item_key, text])
+        escaped = quoted[0].replace("%", "%%")  # psycopg's, where there are parameters
+        room.run(f"INSERT INTO {escaped} VALUES (%s, 'a', %s)", [item_key, text])
         assert source.assert_settled() == [item_key]
         room.run(f"UPDATE {quoted[0]} SET {quoted[2]} = 'b'")
         assert source.assert_settled() == [item_key]
@@ -176,7 +177,7 @@ CALLS = [
     ("explain_item(%s, %s)", (TEXTS, TEXTS)),
     ("orphans(%s)", (TEXTS,)),
     ("count_page(%s, NULL, 10)", (TEXTS,)),
-    ("sample_items(%s, 5)", (TEXTS,)),
+    ("sample_page(%s, NULL, 10, 5)", (TEXTS,)),
     ("sweep_page(%s, %s, 5, '0', '0')", (TEXTS, TEXTS)),
     ("pending_among(%s, %s)", (KEYS, KEYS)),
     ("note_errors(%s, %s, '{1,2}', %s)", (TEXTS, KEYS, TEXTS)),

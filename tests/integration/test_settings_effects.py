@@ -108,8 +108,8 @@ async def test_listen_url_is_where_the_listener_hears(site: Site) -> None:
     )
 
     async def leads() -> bool:  # it makes its other connections when it begins to lead
-        return len(await site.run(query)) == 4
+        return len(await site.run(query)) == 5
 
     await until(leads)
     # DATABASE_URL logs in as a role with a listener's rights, LISTEN_URL as the owner.
-    assert await site.run(query) == [(False,), (False,), (False,), (True,)]
+    assert await site.run(query) == [(False,), (False,), (False,), (False,), (True,)]

@@ -119,7 +119,7 @@ async def test_what_users_do_while_a_batch_runs_is_respected(site: Site, encodin
 async def test_a_paused_source_is_left_and_taken_up_again(site: Site, encodings: Encodings) -> None:
     table = await filled(site, 1000)
     async with site.working():
-        with encodings.held("item 50 | number 50") as gate:
+        with encodings.held("item 1 | number 1") as gate:
             handle = await sweep(table)
             await asyncio.to_thread(gate.reached.wait, WAIT_SECONDS)
             await site.run("SELECT evervec.pause(%s)", table.source)
