@@ -139,7 +139,9 @@ def recipe_of(modules: Any) -> Recipe | None:
 
 
 def _load(source: Path, settings: Settings) -> LightEmbedder | None:
-    for file in folders.converted(settings).glob(f"*/{_file_name(source, settings)}"):
+    recipes = list(folders.converted(settings).glob("*/light-*.json"))
+    wanted = _file_name(source, settings) if recipes else ""  # reads all of the model's files
+    for file in (file for file in recipes if file.name == wanted):
         chosen = kept.recall_choice(kept.choice_file(file.parent, settings.backend))
         if chosen is not None and chosen.backend.startswith(Backend.OPENVINO):
             model = file.parent / openvino_model.FILE
