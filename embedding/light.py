@@ -63,6 +63,10 @@ class LightEmbedder:
         self.dimension = self.encode(["dimension"], "").shape[1]
         self.truncated = 0
 
+    def refusal(self, text: str) -> str | None:  # noqa: ARG002 - as all embedders have it
+        """It takes any text."""
+        return None
+
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the texts, each with the prompt before it."""
         read = self._tokenizer.encode_batch([prompt + text[:MAX_CHARACTERS] for text in texts])
