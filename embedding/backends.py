@@ -4,23 +4,20 @@ A way is a function that takes the place of the transformer's `forward`; tokenis
 sentence-transformers.
 """
 
-import hashlib
 import importlib
-import json
-import platform
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from embedding import openvino_model
-from embedding.cores import available_cores
+from embedding import folders, openvino_model
+from embedding.kept import Choice, choice_file, recall_choice, write_json
+from embedding.light import keep_light
 from embedding.probe import MINIMUM_COSINE, Encode, Measurement, clock_of, measure, minimum_cosine
 from evervec.errors import ModelUnavailableError
 from evervec.log import get_logger
-from evervec.settings import Backend
+from evervec.settings import Backend, Settings
 
 if TYPE_CHECKING:
     from embedding.transformer import SentenceTransformerEmbedder
@@ -44,35 +41,34 @@ class Figures(NamedTuple):
         return f"{self.texts_per_second:.0f} texts/s, minimum cosine {self.minimum_cosine:.5f}"
 
 
-class Choice(NamedTuple):
-    """The best way, and how each one did."""
-
-    backend: str
-    figures: dict[str, str]
-
-
-def choose(embedder: "SentenceTransformerEmbedder", backend: Backend, cache: Path) -> None:
+def choose(embedder: "SentenceTransformerEmbedder", settings: Settings) -> None:
     """Make the embedder, which computes with torch, compute the best way that the setting allows.
 
     ModelUnavailableError with the figure if the backend was set, and does not give the same vectors.
     """
+    backend = settings.backend
     if backend is Backend.TORCH or (backend is Backend.AUTO and not _has_others(embedder)):
         return
     transformer = embedder.transformer
-    folder = cache / openvino_model.fingerprint(transformer, "torch", "transformers", *_installed("openvino"))
+    folder = folders.converted(settings) / openvino_model.fingerprint(
+        transformer, "torch", "transformers", *_installed("openvino")
+    )
     ways = _ways(embedder, folder)
-    file = folder / f"{backend}-{_machine()}.json"
-    known = _recall(file)
+    file = choice_file(folder, backend)
+    known = recall_choice(file)
     if known is not None and (known.backend == TORCH or known.backend in ways):
         logger.info("backend chosen before", backend=known.backend, **known.figures)
         name = known.backend
     else:
         found = _probe(embedder, backend, ways)
         logger.info("backend chosen", backend=found.backend, **found.figures)
-        _remember(file, found)
+        write_json(file, found._asdict())
         name = found.backend
     if name != TORCH:
-        embedder.use(ways[name](), release=name.startswith(Backend.OPENVINO))
+        forward, converted = ways[name](), name.startswith(Backend.OPENVINO)
+        if converted:
+            keep_light(embedder, name, folder, settings)
+        embedder.use(forward, release=converted)
 
 
 def compare(encode: Encode, reference: Encode, device: str) -> None:
@@ -164,37 +160,3 @@ def _bfloat16(embedder: "SentenceTransformerEmbedder") -> Forward:
 
 def _installed(package: str) -> tuple[str, ...]:
     return (package,) if find_spec(package) is not None else ()
-
-
-def _machine() -> str:
-    """Names this machine's CPU and how much of it may be used: the speeds depend on both."""
-    torch = importlib.import_module("torch")
-    text = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_cpu_name()} {available_cores()}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), "")
-
-
-def _recall(file: Path) -> Choice | None:
-    try:
-        found = json.loads(file.read_text())
-        return Choice(str(found["backend"]), {str(name): str(said) for name, said in found["figures"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _remember(file: Path, choice: Choice) -> None:
-    """For the next start; where it cannot be written, that one probes again."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
-            new.write(json.dumps(choice._asdict()))
-        Path(new.name).rename(file)
-    except OSError:
-        pass

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 Vectors: TypeAlias = NDArray[np.float32]
 """A row for each text, of the model's dimension and of length 1."""
 
+MAX_CHARACTERS = 200_000
+"""More than a model reads of a text; tokenising the rest would only hold up everybody else."""
+
 
 class Embedder(Protocol):
     """A model that is loaded. Not thread-safe: called from one thread."""

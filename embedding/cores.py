@@ -3,6 +3,14 @@
 import os
 from pathlib import Path
 
+STREAMS_MOST = 8
+"""So many passes go side by side at most; with more cores each gets several of them."""
+
+
+def cpu_streams() -> int:
+    """How many passes through a model go side by side on the CPU."""
+    return min(available_cores(), STREAMS_MOST)
+
 
 def available_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
     """The cores that this process may use: by its affinity, and by a container's CPU quota."""

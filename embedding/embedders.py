@@ -42,7 +42,12 @@ def _load_sentence_transformer(model: ModelSpec, settings: Settings) -> Embedder
         raise ModelUnavailableError(
             f"the model {model.name!r} needs sentence-transformers: `pip install 'evervec[sentence-transformers]'`"
         )
-    # An optional package, and seconds to import.
+    # Optional packages, and seconds to import.
+    from embedding.light import load_light  # noqa: PLC0415
+
+    light = load_light(model.name, model.revision or None, settings)
+    if light is not None:
+        return light
     from embedding.transformer import SentenceTransformerEmbedder  # noqa: PLC0415
 
     return SentenceTransformerEmbedder(model.name, model.revision, settings)

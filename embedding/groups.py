@@ -1,6 +1,11 @@
 """How the texts of a step are split into forward passes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+
+from embedding.base import Vectors
 
 GROUP_TOKENS = 512
 """Tokens of a pass, about. More are no faster on a CPU's caches, and a pass over texts of one length pads nothing."""
@@ -25,3 +30,14 @@ def plan_groups(lengths: Sequence[int], streams: int) -> list[list[int]]:
         groups[-1].append(number)
         padded += lengths[groups[-1][0]]
     return groups
+
+
+def compute_groups(
+    lengths: Sequence[int], streams: int, threads: Executor, encode: Callable[[list[int]], Vectors]
+) -> Vectors:
+    """The vectors of all texts in their order: each pass by its numbers, several side by side."""
+    groups = plan_groups(lengths, streams)
+    found = np.concatenate([encode(groups[0])] if len(groups) == 1 else list(threads.map(encode, groups)))
+    vectors = np.empty_like(found)
+    vectors[np.concatenate(groups)] = found
+    return vectors

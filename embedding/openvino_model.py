@@ -14,13 +14,19 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from embedding.cores import available_cores
 from evervec.log import get_logger
 
+FILE = "model.xml"
 KEPT = 6
 """So many converted models are kept; those that were not used for the longest leave."""
+
+Infer: TypeAlias = Callable[[dict[str, NDArray[np.int64]]], NDArray[np.float32]]
 
 logger = get_logger("evervec.embedding")
 
@@ -44,20 +50,19 @@ def precisions() -> list[str]:
 def open_model(transformer: Any, example: dict[str, Any], folder: Path) -> Any:
     """The converted model: from the folder if it is there, else made and, if that is possible, put there."""
     openvino = importlib.import_module("openvino")
-    file = folder / "model.xml"
+    file = folder / FILE
     if file.exists():
-        os.utime(folder)
-        return openvino.Core().read_model(file)
+        return read_model(file)
     model = _convert(transformer, example)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed: two workers may do this at once, and one may die at it.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-", ignore_cleanup_errors=True) as aside:
             whole = Path(aside)
-            openvino.save_model(model, whole / "model.xml", compress_to_fp16=False)
+            openvino.save_model(model, whole / FILE, compress_to_fp16=False)
             folder.mkdir(exist_ok=True)
             if not file.exists():
-                for part in ("model.bin", "model.xml"):  # the .xml last: it says that both are there
+                for part in ("model.bin", FILE):  # the .xml last: it says that both are there
                     (whole / part).replace(folder / part)
         _prune(folder.parent)
     except OSError as error:
@@ -65,14 +70,31 @@ def open_model(transformer: Any, example: dict[str, Any], folder: Path) -> Any:
     return model
 
 
+def read_model(file: Path) -> Any:
+    """A converted model, which was thereby used."""
+    os.utime(file.parent)
+    return importlib.import_module("openvino").Core().read_model(file)
+
+
 def compile_forward(model: Any, precision: str, streams: int) -> Callable[..., Any]:
-    """A replacement of the transformer's `forward`, which several threads may call at once.
+    """A replacement of the transformer's `forward`, which several threads may call at once, see `compile_model`."""
+    torch = importlib.import_module("torch")
+    output_class = importlib.import_module("transformers.modeling_outputs").BaseModelOutput
+    infer = compile_model(model, precision, streams)
+
+    def forward(**features: Any) -> Any:
+        hidden = infer({name: value.numpy() for name, value in features.items() if hasattr(value, "numpy")})
+        return output_class(last_hidden_state=torch.from_numpy(hidden))
+
+    return forward
+
+
+def compile_model(model: Any, precision: str, streams: int) -> Infer:
+    """What gives the tokens' vectors; several threads may call it at once.
 
     Each thread's next call overwrites what the last one gave: by then the pooling has read it.
     """
     openvino = importlib.import_module("openvino")
-    torch = importlib.import_module("torch")
-    output_class = importlib.import_module("transformers.modeling_outputs").BaseModelOutput
     compiled = openvino.Core().compile_model(
         model,
         "CPU",
@@ -86,14 +108,14 @@ def compile_forward(model: Any, precision: str, streams: int) -> Callable[..., A
     names = [port.get_any_name() for port in compiled.inputs]
     own = threading.local()
 
-    def forward(**features: Any) -> Any:
+    def infer(features: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        own.request.infer({name: features[name].numpy() for name in names}, share_inputs=True)
-        hidden = torch.from_numpy(own.request.get_tensor("last_hidden_state").data)
-        return output_class(last_hidden_state=hidden)
+        own.request.infer({name: features[name] for name in names}, share_inputs=True)
+        hidden: NDArray[np.float32] = own.request.get_tensor("last_hidden_state").data
+        return hidden
 
-    return forward
+    return infer
 
 
 def _convert(transformer: Any, example: dict[str, Any]) -> Any:

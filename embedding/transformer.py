@@ -5,39 +5,33 @@ the vectors that are there already. `revision` pins what a new machine downloads
 """
 
 import importlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from embedding import folders
 from embedding.backends import choose, compare
-from embedding.base import Vectors
-from embedding.cores import available_cores
-from embedding.groups import plan_groups
+from embedding.base import MAX_CHARACTERS, Vectors
+from embedding.cores import available_cores, cpu_streams
+from embedding.groups import compute_groups
 from embedding.pooling import quicken
 from evervec.errors import ModelUnavailableError
 from evervec.settings import Backend, Settings
 
 HUB_TIMEOUT_SECONDS = 10
-STREAMS_MOST = 8
-"""So many passes go side by side at most; with more cores each gets several of them."""
-MAX_CHARACTERS = 200_000
-"""More than a model reads of a text; tokenising the rest would only hold up everybody else."""
 
 REMEDY = (
     "connect this machine to the hub once, point EVERVEC_MODEL_CACHE at a folder that holds the download, "
@@ -55,12 +49,13 @@ class SentenceTransformerEmbedder:
     def __init__(self, name: str, revision: str, settings: Settings) -> None:
         backend = _checked_backend(settings)
         self._model = _load(name, revision or None, settings, backend)
+        self.source = folders.model_folder(name, revision or None, settings)
         self.truncated = 0
         self.device = str(self._model.device.type)
         if self.device == "cpu":
             quicken(self._model)
         cores = available_cores()
-        self.streams = min(cores, STREAMS_MOST) if self.device == "cpu" and backend is not Backend.ONNX else 1
+        self.streams = cpu_streams() if self.device == "cpu" and backend is not Backend.ONNX else 1
         self._threads = ThreadPoolExecutor(
             self.streams, "evervec-model", _set_threads, (max(1, cores // self.streams),)
         )
@@ -68,10 +63,15 @@ class SentenceTransformerEmbedder:
             torch = SentenceTransformerEmbedder(name, revision, _on_torch(settings))
             compare(self.encode_plain, torch.encode_plain, self.device)
         else:
-            choose(self, backend, _cache_folder(settings))
+            choose(self, settings)
         # One text shows that the model works, and how long its vectors are.
         self.dimension = self.encode_plain(["dimension"]).shape[1]
         self.truncated = 0
+
+    @property
+    def modules(self) -> Any:
+        """The model as sentence-transformers has it."""
+        return self._model
 
     @property
     def transformer(self) -> Any:
@@ -85,13 +85,11 @@ class SentenceTransformerEmbedder:
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the texts; without a prompt the model's own default prompt is used, if it has one."""
         read = [text[:MAX_CHARACTERS] for text in texts]
-        groups = plan_groups(self._lengths(read, prompt), self.streams)
-        encode = partial(self._encode_group, prompt=prompt)
-        parts = [[read[number] for number in group] for group in groups]
-        found = np.concatenate([encode(parts[0])] if len(parts) == 1 else list(self._threads.map(encode, parts)))
-        vectors = np.empty_like(found)
-        vectors[np.concatenate(groups)] = found
-        return vectors
+
+        def encode(group: list[int]) -> Vectors:
+            return self._encode_group([read[number] for number in group], prompt)
+
+        return compute_groups(self._lengths(read, prompt), self.streams, self._threads, encode)
 
     def encode_plain(self, texts: Sequence[str]) -> Vectors:
         """Embed the texts as the model has them without a prompt of ours."""
@@ -141,7 +139,7 @@ class SentenceTransformerEmbedder:
 
 
 def _load(name: str, revision: str | None, settings: Settings, backend: Backend) -> Any:
-    cache = str(settings.model_cache) if settings.model_cache else os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    cache = folders.downloads(settings)
     options = {
         "revision": revision,
         "cache_folder": cache,
@@ -153,8 +151,8 @@ def _load(name: str, revision: str | None, settings: Settings, backend: Backend)
         return _construct(_checked_folder(folder), local_files_only=True, **options)
     if name.count("/") > 1 or name.startswith((".", "~", "/")):
         raise ModelUnavailableError(f"there is no model folder {name!r} on this machine: {REMEDY}")
-    repository = name if "/" in name else f"sentence-transformers/{name}"
-    if _is_cached(repository, revision, cache):
+    repository = folders.repository_of(name)
+    if folders.is_cached(repository, revision, cache):
         try:
             return _construct(repository, local_files_only=True, **options)
         except OSError:
@@ -184,12 +182,6 @@ def _on_torch(settings: Settings) -> Settings:
     return settings.model_copy(update={"backend": Backend.TORCH})
 
 
-def _cache_folder(settings: Settings) -> Path:
-    """Where converted models are kept."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (settings.model_cache or (Path(home) if home else Path.home() / ".cache")) / "evervec"
-
-
 def _checked_backend(settings: Settings) -> Backend:
     backend = settings.backend
     needed = {Backend.OPENVINO: ("openvino",), Backend.ONNX: ("optimum", "onnxruntime")}.get(backend, ())
@@ -210,14 +202,6 @@ def _checked_folder(folder: Path) -> str:
             f"the folder {str(folder)!r} holds no model: it has neither modules.json nor config.json"
         )
     return str(folder)
-
-
-def _is_cached(repository: str, revision: str | None, cache: str | None) -> bool:
-    """Whether the cache knows if there is a modules.json: without one the pooling is guessed, for some models wrong."""
-    try:
-        return try_to_load_from_cache(repository, "modules.json", cache_dir=cache, revision=revision) is not None
-    except HFValidationError:
-        raise ModelUnavailableError(f"{repository!r} is no model's name: write owner/name, or a local folder") from None
 
 
 def _check_hub(repository: str, revision: str | None) -> None:
