@@ -19,7 +19,7 @@ class Times:
     """How long what lasts a while lasts on average: another process, a full queue."""
 
 
-SHORT = Times(gap=3.0, down=2.0, pauses=(13.0,), visit=8.0)
+SHORT = Times(gap=2.0, down=2.0, pauses=(13.0,), visit=8.0)
 
 
 class Strike(NamedTuple):

@@ -15,6 +15,7 @@ from tests.chaos.writers import Tally, writing
 
 WARM_UP_SECONDS = 3.0
 SETTLE_SECONDS = 300.0
+LEAST_RATE = 20.0
 
 Say = Callable[[str], None]
 
@@ -66,6 +67,8 @@ class Report:
     def wrong(self) -> list[str]:
         """All that keeps the run from being a good one."""
         wrong = [f"a writer failed: {error}" for error in self.tally.errors] + self.findings.wrong + self.trouble
+        if self.rate < LEAST_RATE:
+            wrong.append(f"only {self.rate:.1f} writes/s")
         if self.settled is None:
             wrong.append(f"not settled within {SETTLE_SECONDS:.0f} s")
         return wrong
