@@ -28,17 +28,25 @@ T = TypeVar("T")
 def main() -> None:
     """Run what the arguments say; exit 1 when something is wrong."""
     arguments = _arguments()
+    prepare()
+    console = Console(highlight=False, width=100)
+    orders = Orders(arguments.seed, arguments.faults, arguments.rate, SHORT if arguments.short else Times(), TABLES)
+    good = False
+    with temporary_folder() as folder:
+        try:
+            good = tell(asyncio.run(stoppable(_run(orders, folder, console))), console)
+        finally:
+            if not good and arguments.keep:
+                console.print(f"logs: {arguments.keep}")
+                shutil.copytree(folder, arguments.keep, ignore=shutil.ignore_patterns("cluster"), dirs_exist_ok=True)
+    sys.exit(0 if good else 1)
+
+
+def prepare() -> None:
+    """Run with evervec's defaults, whatever is set here, and in silence."""
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     configure_logging(Settings(log_level=LogLevel.ERROR))
-    console = Console(highlight=False, width=100)
-    orders = Orders(arguments.seed, arguments.faults, arguments.rate, SHORT if arguments.short else Times(), TABLES)
-    with temporary_folder() as folder:
-        report = asyncio.run(stoppable(_run(orders, folder, console)))
-        good = tell(report, console)
-        if not good and arguments.keep:
-            shutil.copytree(folder, arguments.keep, ignore=shutil.ignore_patterns("cluster"), dirs_exist_ok=True)
-    sys.exit(0 if good else 1)
 
 
 def _arguments() -> argparse.Namespace:

@@ -119,7 +119,7 @@ async def _strike(fault: Fault, strike: Strike, report: Report, say: Say) -> Non
 async def _settle(site: Site, ledger: Ledger, report: Report, say: Say) -> None:
     say("everything is healed; waiting until nothing is pending")
     try:
-        report.settled = await site.settle(SETTLE_SECONDS)
+        report.settled = await site.settle(SETTLE_SECONDS, say)
     except TimeoutError:
         say("it does not settle")
     report.findings = await examine(site, ledger)

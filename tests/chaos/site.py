@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from db.schema import apply_schema
 from evervec.settings import Settings
 from tests.chaos.post import Post
 from tests.integration.listener_lab import Proxy
-from tests.integration.pipeline import until
 
 OPTIONS = {
     # The smallest there is, so that it can be filled.
@@ -26,6 +25,7 @@ OPTIONS = {
     "max_connections": "200",
 }
 LOCKS = (PostgresServer.name, TemporalServer.name, "queue", "second listener", "second worker")
+SETTLE_LOOK_SECONDS = 2.0
 AFTERMATH_SECONDS = 5.0
 """So long after PostgreSQL is back a writer may still come upon a connection that died with it."""
 TABLE = """
@@ -164,15 +164,25 @@ class Site:
         )
         return int(count)
 
-    async def settle(self, seconds: float) -> float:
+    async def settle(self, seconds: float, say: Callable[[str], None]) -> float:
         """Wait until nothing is pending; how long that took. TimeoutError when it takes longer than so many seconds."""
         started = time.monotonic()
-
-        async def settled() -> bool:
-            return await self.pending() == 0
-
-        await until(settled, seconds)
+        async with asyncio.timeout(seconds):
+            while count := await self.pending():
+                say(f"{count} wait: {await self._oldest()}")
+                await asyncio.sleep(SETTLE_LOOK_SECONDS)
         return time.monotonic() - started
+
+    async def _oldest(self) -> str:
+        """Some of what has waited longest."""
+        rows = await self.run(
+            "SELECT source, item_key, extract(epoch FROM now() - queued_at)::int, attempts, last_error "
+            "FROM evervec.outbox WHERE state = 'pending' ORDER BY queued_at LIMIT 3"
+        )
+        return ", ".join(
+            f"{source} {key} for {age} s{f', {attempts} attempts: {error}' if error else ''}"
+            for source, key, age, attempts, error in rows
+        )
 
 
 @contextmanager
