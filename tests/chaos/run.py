@@ -10,11 +10,15 @@ from tests.chaos.faults import KINDS, Fault
 from tests.chaos.ledger import Ledger
 from tests.chaos.plan import Strike, Times, make_plan
 from tests.chaos.site import Site, Watched
+from tests.chaos.stall import what_is_under_way
 from tests.chaos.verdict import Findings, examine
 from tests.chaos.writers import Tally, writing
 
 WARM_UP_SECONDS = 3.0
 SETTLE_SECONDS = 300.0
+PATIENCE_SECONDS = 45.0
+"""Beyond that it is told what everything waits for."""
+LOOK_SECONDS = 5.0
 LEAST_RATE = 20.0
 
 Say = Callable[[str], None]
@@ -118,10 +122,18 @@ async def _strike(fault: Fault, strike: Strike, report: Report, say: Say) -> Non
 
 async def _settle(site: Site, ledger: Ledger, report: Report, say: Say) -> None:
     say("everything is healed; waiting until nothing is pending")
-    try:
-        report.settled = await site.settle(SETTLE_SECONDS, say)
-    except TimeoutError:
-        say("it does not settle")
+    started = time.monotonic()
+    while waiting := await site.pending():
+        elapsed = time.monotonic() - started
+        say(f"{waiting} wait; {await site.oldest()}")
+        if elapsed > SETTLE_SECONDS:
+            break
+        if elapsed > PATIENCE_SECONDS:
+            for line in await what_is_under_way(site):
+                say(line)
+        await asyncio.sleep(LOOK_SECONDS)
+    else:
+        report.settled = time.monotonic() - started
     report.findings = await examine(site, ledger)
     for post in site.posts:
         report.trouble += [f"{ending.post} {ending.how}" for ending in post.endings]

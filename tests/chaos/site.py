@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ OPTIONS = {
     "max_connections": "200",
 }
 LOCKS = (PostgresServer.name, TemporalServer.name, "queue", "second listener", "second worker")
-SETTLE_LOOK_SECONDS = 2.0
 AFTERMATH_SECONDS = 5.0
 """So long after PostgreSQL is back a writer may still come upon a connection that died with it."""
 TABLE = """
@@ -164,16 +163,7 @@ class Site:
         )
         return int(count)
 
-    async def settle(self, seconds: float, say: Callable[[str], None]) -> float:
-        """Wait until nothing is pending; how long that took. TimeoutError when it takes longer than so many seconds."""
-        started = time.monotonic()
-        async with asyncio.timeout(seconds):
-            while count := await self.pending():
-                say(f"{count} wait: {await self._oldest()}")
-                await asyncio.sleep(SETTLE_LOOK_SECONDS)
-        return time.monotonic() - started
-
-    async def _oldest(self) -> str:
+    async def oldest(self) -> str:
         """Some of what has waited longest."""
         rows = await self.run(
             "SELECT source, item_key, extract(epoch FROM now() - queued_at)::int, attempts, last_error "

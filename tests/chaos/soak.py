@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ from temporalio.client import Client
 
 from tests.chaos.__main__ import prepare, stoppable
 from tests.chaos.site import TABLES, Site, temporary_folder
+from tests.integration.pipeline import until
 
 ITEMS = 200
 """In each table: an item is edited every few seconds."""
@@ -25,7 +27,7 @@ LOOK_SECONDS = 5.0
 WARM_UP_MINUTES = 2
 LEAST_MINUTES = 4
 MOST_GROWTH = 0.05
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 120.0
 LONGEST_HISTORY = 10_240
 """Events: from here on Temporal warns; at 51,200 it ends the workflow."""
 LARGEST_HISTORY = 10_000_000
@@ -81,7 +83,7 @@ async def soak(minutes: int, rate: float, folder: Path, say: Say) -> Soak:
         for post in (site.listeners[0], site.workers[0]):
             post.open()
             await post.ready()
-        await site.settle(SETTLE_SECONDS, say)
+        await _settle(site)
         edits = count()
         editor = asyncio.create_task(_edit(site, rate, edits))
         for number in range(1, minutes + 1):
@@ -94,10 +96,18 @@ async def soak(minutes: int, rate: float, folder: Path, say: Say) -> Soak:
                 break
         editor.cancel()
         await asyncio.gather(editor, return_exceptions=True)
-        await site.settle(SETTLE_SECONDS, say)
+        await _settle(site)
         found.left = await site.pending()
         await _look_at_histories(site, found)
     return found
+
+
+async def _settle(site: Site) -> None:
+    async def settled() -> bool:
+        return await site.pending() == 0
+
+    with suppress(TimeoutError):
+        await until(settled, SETTLE_SECONDS)
 
 
 async def _fill(site: Site) -> None:
