@@ -16,10 +16,11 @@ from rich.console import Console
 
 from evervec.log import configure_logging
 from evervec.settings import LogLevel, Settings
+from tests.chaos.faults import KINDS
 from tests.chaos.plan import SHORT, Times
 from tests.chaos.report import tell
 from tests.chaos.run import Orders, Report, run
-from tests.chaos.site import TABLES, temporary_folder
+from tests.chaos.site import temporary_folder
 from tests.integration.commands import FOREIGN
 
 T = TypeVar("T")
@@ -30,7 +31,13 @@ def main() -> None:
     arguments = _arguments()
     prepare()
     console = Console(highlight=False, width=100)
-    orders = Orders(arguments.seed, arguments.faults, arguments.rate, SHORT if arguments.short else Times(), TABLES)
+    orders = Orders(
+        arguments.seed,
+        arguments.faults,
+        arguments.rate,
+        SHORT if arguments.short else Times(),
+        kinds=arguments.only or tuple(KINDS),
+    )
     good = False
     with temporary_folder() as folder:
         try:
@@ -55,6 +62,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--rate", type=float, default=40.0, help="transactions a second")
     parser.add_argument("--short", action="store_true", help="faults that are short and follow each other quickly")
+    parser.add_argument(
+        "--only", action="append", choices=list(KINDS), metavar="KIND", help="this kind; may be repeated"
+    )
     parser.add_argument("--keep", type=Path, help="where to copy the logs when something is wrong")
     return parser.parse_args()
 

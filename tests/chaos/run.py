@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.faults import KINDS, Fault
 from tests.chaos.ledger import Ledger
 from tests.chaos.plan import Strike, Times, make_plan
-from tests.chaos.site import Site, Watched
+from tests.chaos.site import TABLES, Site, Watched
 from tests.chaos.stall import what_is_under_way
 from tests.chaos.verdict import Findings, examine
 from tests.chaos.writers import Tally, writing
@@ -33,7 +33,9 @@ class Orders:
     rate: float
     """Transactions a second that writers try to make."""
     times: Times
-    tables: tuple[Watched, ...]
+    tables: tuple[Watched, ...] = TABLES
+    kinds: Sequence[str] = tuple(KINDS)
+    """The faults that may strike."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Report:
 async def run(orders: Orders, folder: Path, say: Say) -> Report:
     """Do it. Logs and data are in `folder`."""
     report = Report(orders)
-    kinds = {kind: fault.length for kind, fault in KINDS.items()}
+    kinds = {kind: KINDS[kind].length for kind in orders.kinds}
     plan = make_plan(kinds, orders.seed, orders.faults, orders.times)
     say(f"seed {orders.seed}: the plan, each fault so long after the one before it")
     for strike in plan:
@@ -134,6 +136,7 @@ async def _settle(site: Site, ledger: Ledger, report: Report, say: Say) -> None:
         await asyncio.sleep(LOOK_SECONDS)
     else:
         report.settled = time.monotonic() - started
+    say("embedding everything anew")
     report.findings = await examine(site, ledger)
     for post in site.posts:
         report.trouble += [f"{ending.post} {ending.how}" for ending in post.endings]
