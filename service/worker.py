@@ -21,6 +21,9 @@ from workflows import all_workflows
 
 MAX_ACTIVITIES = 64
 """Enough that requests wait together and become batches; a connection is held only while the database is asked."""
+MAX_WORKFLOW_TASKS = 16
+"""Each has 10 s from when it was taken, and 2 s before it is thought to hang. They share one interpreter: the hundred that
+Temporal takes by default would keep each other from ending in time after a restart, when all have to be replayed."""
 POOL_SIZE = 8
 GRACE = timedelta(seconds=30)
 
@@ -64,6 +67,7 @@ def make_worker(client: Client, settings: Settings, items: Items, encoder: Encod
         workflows=all_workflows(),
         activities=all_activities(items, encoder, settings),
         max_concurrent_activities=MAX_ACTIVITIES,
+        max_concurrent_workflow_tasks=MAX_WORKFLOW_TASKS,
         graceful_shutdown_timeout=GRACE,
     )
 
