@@ -118,5 +118,6 @@ async def _configure(connection: Connection) -> None:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
+    """What libpq said last, without the explanations that it adds, indented, on lines of their own."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("\t")]
+    return lines[-1] if lines else type(error).__name__

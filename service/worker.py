@@ -22,8 +22,8 @@ from workflows import all_workflows
 MAX_ACTIVITIES = 64
 """Enough that requests wait together and become batches; a connection is held only while the database is asked."""
 MAX_WORKFLOW_TASKS = 16
-"""Each has 10 s from when it was taken, and 2 s before it is thought to hang. They share one interpreter: the hundred that
-Temporal takes by default would keep each other from ending in time after a restart, when all have to be replayed."""
+"""Each has 10 s from when it was taken. They share one interpreter: the hundred that Temporal's worker takes by default
+keep each other from ending in time where processors are busy, and then all are done again, to the same end."""
 POOL_SIZE = 8
 GRACE = timedelta(seconds=30)
 

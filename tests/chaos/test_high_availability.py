@@ -11,9 +11,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, PendingWorkflowTaskState
 
 from evervec.temporal import item_workflow_id
+from service.worker import MAX_WORKFLOW_TASKS
 from tests.chaos.noting_worker import FILE
 from tests.integration.pipeline import DESTINATIONS, CountedStub, Encodings, Site, Table, new_table, until
 from tests.integration.program import Program, programs
@@ -25,6 +26,7 @@ LEADS_WITHIN, HELPS_WITHIN = 5.0, 15.0
 PACKAGES = ("activities", "cli", "db", "embedding", "evervec", "listener", "service", "workflows")
 EDIT_SECONDS = 0.05
 ROWS = 3000
+WORKFLOWS = 150
 
 
 @pytest.fixture
@@ -172,6 +174,34 @@ async def test_workers_are_replaced_one_by_one_by_a_new_build_while_edits_go_on(
     for worker in old + new:
         assert worker.lines("item not embedded") == worker.lines("batch not embedded") == []
     assert len(await builds_of(site, tables[0], "1")) == 2
+
+
+async def test_a_worker_takes_no_more_workflow_tasks_than_it_can_end_in_time(
+    database: str, temporal_address: str, tmp_path: Path
+) -> None:
+    async with Site.open(database, temporal_address, sweep_threshold=1000) as site, site.listening() as listener:
+        table = await new_table(site, DESTINATIONS[0])
+        await table.fill(WORKFLOWS)
+        await until(lambda: listener.status().signalled >= WORKFLOWS)
+        worker = Program("worker", site.settings, tmp_path / "worker.log")
+        async with programs(worker):
+            await worker.logged("item done")
+            os.kill(worker.pid, signal.SIGSTOP)
+            taken = await workflow_tasks_taken(site, table)
+            assert 0 < taken <= MAX_WORKFLOW_TASKS
+            os.kill(worker.pid, signal.SIGCONT)
+            await table.fresh()
+
+
+async def workflow_tasks_taken(site: Site, table: Table) -> int:
+    """How many workflow tasks workers have in their hands."""
+    instance = await site.value("SELECT evervec.instance_id()")
+    taken = 0
+    for key in range(1, WORKFLOWS + 1):
+        handle = site.client.get_workflow_handle(item_workflow_id(instance, table.source, str(key)))
+        task = (await handle.describe()).raw_description.pending_workflow_task
+        taken += task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_STARTED
+    return taken
 
 
 def new_build(folder: Path) -> Path:

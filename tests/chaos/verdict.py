@@ -11,6 +11,7 @@ import numpy as np
 from temporalio.client import Client
 
 from embedding.embedders import load_embedder
+from evervec.messages import SAFETY_NET_WORKFLOW
 from evervec.model import ModelSpec
 from evervec.settings import Settings
 from tests.chaos.ledger import Key, Ledger, Row
@@ -20,7 +21,8 @@ from tests.integration.commands import FOREIGN
 EVERYTHING = 1_000_000
 """More than there are rows."""
 LEAST_COSINE = 0.999
-ENDED_BADLY = ("Failed", "TimedOut", "Terminated")
+ENDED_BADLY = f"ExecutionStatus IN ('Failed', 'TimedOut', 'Terminated') AND WorkflowType != '{SAFETY_NET_WORKFLOW}'"
+"""The safety net has a time limit: where Temporal and workers are away for longer, its next run does it all."""
 PROMISES = ("stale", "failed", "orphaned", "mismatched")
 """What `verify` counts, and what is to be 0."""
 
@@ -98,8 +100,4 @@ def _embed(table: Watched, texts: list[str]) -> list[Any]:
 
 async def _bad_workflows(site: Site) -> list[str]:
     client = await Client.connect(site.temporal.address)
-    wrong = []
-    for status in ENDED_BADLY:
-        count = (await client.count_workflows(f"ExecutionStatus = '{status}'")).count
-        wrong += [f"{count} workflows ended as {status}"] if count else []
-    return wrong
+    return [f"{workflow.id} ended as {workflow.status}" async for workflow in client.list_workflows(ENDED_BADLY)]
