@@ -10,8 +10,10 @@ from tests.chaos.ledger import Draft, Key, Row
 
 Connection = psycopg.AsyncConnection[Any]
 
-ROOM = 60
-"""How many rows a writer may have in a table."""
+ROOM = 300
+"""How many rows a writer may have in a table: so many that what is lost is not made good by the next edit soon after."""
+MANY = 60
+"""How many rows a bulk statement has at most."""
 WORDS = (
     "drill",
     "saw",
@@ -54,7 +56,8 @@ class Hand:
 
     def some(self, keys: list[Key]) -> list[Key]:
         """Some of the keys."""
-        return self.chance.sample(keys, self.chance.randint(min(1, len(keys)), len(keys)))
+        most = min(len(keys), MANY)
+        return self.chance.sample(keys, self.chance.randint(min(1, most), most))
 
     def text(self) -> str:
         """Mostly a new one."""
@@ -213,8 +216,8 @@ MIX: dict[Change, float] = {
     delete: 7,
     move: 4,
     edit_many: 1.5,
-    insert_many: 1.5,
+    insert_many: 2,
     copy: 0.5,
-    delete_many: 0.7,
+    delete_many: 0.4,
 }
 """Each with its weight."""
