@@ -11,7 +11,7 @@ from tests.chaos.ledger import Draft, Key, Row
 Connection = psycopg.AsyncConnection[Any]
 
 ROOM = 300
-"""How many rows a writer may have in a table: so many that what is lost is not made good by the next edit soon after."""
+"""How many rows a writer may have in a table: so many that the next edit of one that was lost is far."""
 MANY = 60
 """How many rows a bulk statement has at most."""
 WORDS = (
