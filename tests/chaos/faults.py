@@ -17,6 +17,7 @@ QUEUE_FILLED = 0.93
 """So much that the rings of some seconds would fill the rest, if evervec did not stop to ring at a half."""
 PAGE = "x" * 7900
 """A payload that takes a page of the notification queue."""
+TRIES = 5
 OTHER_SETTINGS = (
     {"debounce_ms": 0, "debounce_max_ms": 0, "sweep_threshold": 1},
     {"debounce_ms": 400, "debounce_max_ms": 2000, "sweep_threshold": 200, "item_idle_seconds": 1},
@@ -379,9 +380,12 @@ class Refired(Fault):
         return self.site.busy[self.site.postgres.name]
 
     async def inject(self) -> None:
-        """Re-fire one table."""
+        """Re-fire one table; again, as the error says, where long transactions hold some of its items."""
         table = self.site.tables[int(self.dice * len(self.site.tables))]
-        await self.site.run("SELECT evervec.refire(%s, force => true)", table.name)
+        for _ in range(TRIES):
+            with suppress(psycopg.errors.LockNotAvailable):
+                await self.site.run("SELECT evervec.refire(%s, force => true)", table.name)
+                return
 
     async def heal(self) -> None:
         """Nothing is to be undone."""
