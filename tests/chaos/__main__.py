@@ -20,7 +20,7 @@ from tests.chaos.faults import KINDS
 from tests.chaos.plan import SHORT, Times
 from tests.chaos.report import tell
 from tests.chaos.run import Orders, Report, run
-from tests.chaos.site import temporary_folder
+from tests.chaos.site import QUICK_TABLES, TABLES, temporary_folder
 from tests.integration.commands import FOREIGN
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ def main() -> None:
         arguments.faults,
         arguments.rate,
         SHORT if arguments.short else Times(),
+        QUICK_TABLES if arguments.short else TABLES,
         kinds=arguments.only or tuple(KINDS),
     )
     good = False

@@ -62,6 +62,9 @@ TABLES = (
     Watched("wares", "stub:64", 64, "table"),
 )
 
+QUICK_TABLES = (Watched("goods", "stub:32", 32, "column"), Watched("wares", "stub:64", 64, "table"))
+"""For a short run, whose time is not to go into a model."""
+
 
 class Site:
     """PostgreSQL and Temporal with their data in files, listeners behind a proxy each, workers, and tables."""
