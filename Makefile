@@ -8,9 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Each has servers of its own and mostly waits: one more than a small machine has cores.
 TEST_PROCESSES ?= 3
 PEERS := cocoindex pgai pixeltable
+CHAOS = $(BIN)/python -m tests.chaos --seed $(or $(SEED),1)
 BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-.PHONY: help demo test test-long bench bench-peers bench-scale bench-publish lint types format clean
+.PHONY: help demo test test-long chaos chaos-short soak bench bench-peers bench-scale bench-publish lint types format clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,11 +21,21 @@ demo: $(VENV)/.stack ## bring the whole stack up on a fresh directory, embed 200
 
 test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests on real servers
 	@echo "== tests: real PostgreSQL, real Temporal server, real models"
-	@$(BIN)/pytest -m "not long" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -m "not long and not chaos" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watched and filled
 	@echo "== long tests"
 	@$(BIN)/pytest -m long -s
+
+chaos: $(VENV)/.dev ## 100 faults while rows are written, a quarter of an hour; SEED=2 another plan, FAULTS=30 fewer, KEEP=folder for logs
+	@$(CHAOS) --faults $(or $(FAULTS),100) $(if $(KEEP),--keep $(KEEP))
+
+chaos-short: $(VENV)/.dev ## each kind of fault once, and what two listeners and two workers are for; some minutes
+	@echo "== chaos: everything that can die is killed"
+	@$(BIN)/pytest -m chaos -s
+
+soak: $(VENV)/.dev ## 20 edits/s for 20 minutes: memory, outbox and histories stay small; MINUTES=5 less
+	@$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),20)
 
 bench: $(VENV)/.bench ## measure everything but peers and a million rows, half an hour; ROWS=5000 real texts, QUICK=1 a rehearsal
 	@$(BENCH)

@@ -149,8 +149,8 @@ async def _configure(connection: Connection) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """An error in one line; of several attempts the last."""
-    lines = str(error).split("\n")
+    """An error in one line; of several attempts the last, without the guesses that libpq adds on indented lines."""
+    lines = [line for line in str(error).split("\n") if not line.startswith("\t")]
     begins = [n for n, line in enumerate(lines) if line.startswith(("connection to server ", "- "))]
     text = " ".join(" ".join(lines[begins[-1] if begins else 0 :]).split())
     return text or type(error).__name__

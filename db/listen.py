@@ -3,7 +3,11 @@
 import asyncio
 
 from db.connection import Connection, connect, translated
+from db.queries import query
 from evervec.errors import ServiceUnreachableError
+
+SILENCE_SECONDS = 30.0
+"""How long the server may try to send something to a listener that takes nothing, before it ends the session."""
 
 
 class NotificationStream:
@@ -19,7 +23,14 @@ class NotificationStream:
     @classmethod
     async def open(cls, conninfo: str) -> "NotificationStream":
         """Connect. Not through a transaction pooler: its connections can't listen."""
-        return cls(await connect(conninfo, application_name="evervec listener"))
+        connection = await connect(conninfo, application_name="evervec listener")
+        try:
+            with translated():
+                await connection.execute(query("give_up_on_silence"), {"milliseconds": round(SILENCE_SECONDS * 1000)})
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(connection)
 
     async def listen(self) -> None:
         """From now on notifications come in: whatever commits later is heard, whatever did before is in the outbox."""

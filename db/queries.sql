@@ -8,6 +8,12 @@ SELECT evervec.instance_id() AS id;
 -- One listener leads: a session lock, gone with its connection.
 SELECT pg_try_advisory_lock(7310312410226385252) AS leads;
 
+-- name: give_up_on_silence
+-- A session whose client is gone, or stopped and reads no more, keeps the leader's lock and holds up the notification
+-- queue of the whole cluster; by itself PostgreSQL would keep it for hours.
+SELECT set_config('tcp_user_timeout', %(milliseconds)s::text, false), set_config('tcp_keepalives_idle', '10', false),
+       set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false);
+
 -- name: pending_items
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_items(%(after_source)s, %(after_key)s, %(limit)s);

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from evervec.model import ModelSpec
 
-CACHE_BYTES = 32 * 1024 * 1024
+CACHE_BYTES = 12 * 1024 * 1024
+"""Enough for three batches that may have to be done again. More would only be there for old texts, and a worker that
+embeds new texts all day fills it, whatever its size."""
 ENTRY_BYTES = 250
 """What an entry takes besides its numbers, about."""
 

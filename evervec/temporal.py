@@ -49,7 +49,8 @@ _SWEEP_ID = "embedding-sweep/"
 _SOURCE = SearchAttributeKey.for_keyword(SOURCE_ATTRIBUTE)
 _STATE = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
 _KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-_AWAY = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}
+# UNKNOWN is what the client says when the connection breaks in the middle of a call.
+_AWAY = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.UNKNOWN}
 _NOT_ALLOWED = {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED}
 
 

@@ -10,7 +10,7 @@ from evervec.log import get_logger
 from listener.debounce import Clock, Key
 
 RETRY_SECONDS = 1.0
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 10.0
 SAMPLE = 100
 
 _log = get_logger(__name__)

@@ -21,6 +21,9 @@ from workflows import all_workflows
 
 MAX_ACTIVITIES = 64
 """Enough that requests wait together and become batches; a connection is held only while the database is asked."""
+MAX_WORKFLOW_TASKS = 16
+"""Each has 10 s from when it was taken. They share one interpreter: the hundred that Temporal's worker takes by default
+keep each other from ending in time where processors are busy, and then all are done again, to the same end."""
 POOL_SIZE = 8
 GRACE = timedelta(seconds=30)
 
@@ -65,6 +68,7 @@ def make_worker(client: Client, settings: Settings, items: Items, encoder: Encod
         workflows=all_workflows(),
         activities=all_activities(items, encoder, settings),
         max_concurrent_activities=MAX_ACTIVITIES,
+        max_concurrent_workflow_tasks=MAX_WORKFLOW_TASKS,
         graceful_shutdown_timeout=GRACE,
     )
 

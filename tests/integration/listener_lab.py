@@ -197,8 +197,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._links: set[asyncio.Task[None]] = set()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._stranded: set[asyncio.Task[None]] = set()
+        self._open = _opened()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -226,9 +226,7 @@ class Proxy:
         """Cut all connections and take no more."""
         assert self._server
         self._server.close()
-        for link in tuple(self._links):
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        await _cut(self._links)
         await self._server.wait_closed()
 
     def freeze(self) -> None:
@@ -239,27 +237,54 @@ class Proxy:
         """Let everything through again."""
         self._open.set()
 
+    def strand(self) -> None:
+        """Let nothing through any more of the connections that there are, not even their end; new ones work."""
+        self._stranded |= self._links
+        self._open.clear()
+        self._open = _opened()
+
+    async def cut_stranded(self) -> None:
+        """Cut what was stranded: at last both ends learn of it."""
+        await _cut(self._stranded)
+
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
         self._links.add(task)
+        gate = self._open
         there: asyncio.StreamWriter | None = None
         try:
             back, there = await asyncio.open_connection(*self._target)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._copy(reader, there))
-                group.create_task(self._copy(back, writer))
+                group.create_task(_copy(reader, there, gate))
+                group.create_task(_copy(back, writer, gate))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
             self._links.discard(task)
+            self._stranded.discard(task)
             for end in (writer, there):
                 if end:
                     end.close()
 
-    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while data := await source.read(65536):
-            await self._open.wait()
-            target.write(data)
-            await target.drain()
-        target.close()
+
+def _opened() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
+async def _cut(links: set[asyncio.Task[None]]) -> None:
+    cut = tuple(links)
+    for link in cut:
+        link.cancel()
+    await asyncio.gather(*cut, return_exceptions=True)
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    while data := await source.read(65536):
+        await gate.wait()
+        target.write(data)
+        await target.drain()
+    await gate.wait()  # that a connection has ended is news as well
+    target.close()

@@ -8,7 +8,9 @@ import pytest
 import structlog
 from temporalio.service import RPCError, RPCStatusCode
 
+from db.connection import connect
 from db.listen import NotificationStream
+from db.outbox import Outbox
 from evervec.errors import ConfigurationError, ServiceUnreachableError
 from evervec.schedule import EVERY, schedule_id
 from listener import daemon, standby
@@ -303,6 +305,20 @@ async def test_a_connection_that_died_silently_is_found(lab: Lab, monkeypatch: p
             await eventually(lambda: listener.status().role is Role.LEADING, seconds=30)
             await lab.do("INSERT INTO items VALUES (2, 'saw')")
             await lab.signalled(1, 2)
+
+
+async def test_the_server_lets_go_of_a_listener_that_reads_no_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.listen.SILENCE_SECONDS", 1.0)
+    stream = await NotificationStream.open(lab.conninfo)
+    await stream.listen()
+    assert await Outbox(stream.connection).try_lead()
+    # More than the buffers of both ends take.
+    for _ in range(20):
+        await lab.do("SELECT pg_notify('evervec', n || repeat('x', 7900)) FROM generate_series(1, 200) AS n")
+    await eventually(lambda: nothing(lab.connections()), seconds=60)
+    async with await connect(lab.owner_conninfo, application_name="test") as other:
+        assert await Outbox(other).try_lead()
+    await stream.close()
 
 
 async def test_temporal_may_go_and_come_back(lab: Lab) -> None:

@@ -20,6 +20,7 @@ from evervec import temporal
 from evervec.errors import ConfigurationError, ServiceUnreachableError
 from evervec.settings import Settings
 from evervec.temporal import connect, ensure_search_attributes, fits_workflow_id, start_item_workflow
+from tests.integration.listener_lab import Proxy
 from tests.integration.temporal_lab import until
 
 TLS = Path(__file__).with_name("tls")
@@ -246,3 +247,18 @@ async def test_the_longest_key_that_fits_can_be_used(temporal_address: str) -> N
     await handle.terminate()
     with pytest.raises(RPCError):
         await start_item_workflow(client, settings, "lab", "items", f"{key}ü", content_hash=None)
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_call_is_temporal_away(
+    temporal_address: str,
+) -> None:
+    host, _, port = temporal_address.rpartition(":")
+    proxy = Proxy(host, int(port))
+    await proxy.start()
+    client = await connect(Settings(temporal_address=proxy.address))
+    proxy.freeze()
+    call = asyncio.create_task(ensure_search_attributes(client))
+    assert await asyncio.wait((call,), timeout=0.5) == (set(), {call})
+    await proxy.stop()
+    with pytest.raises(ServiceUnreachableError, match="does not answer"):
+        await call

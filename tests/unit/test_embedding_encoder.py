@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from embedding import Embedder, Encoder, Vectors
 from embedding import encoder as encoder_module
-from embedding.cache import ENTRY_BYTES, VectorCache
+from embedding.cache import CACHE_BYTES, ENTRY_BYTES, VectorCache
 from embedding.stub import POISON, StubEmbedder
 from evervec.errors import BadItemError, DimensionError, EvervecError, ModelUnavailableError
 from evervec.model import ModelSpec
 from evervec.settings import Settings
+from workflows.sweep import LANES, LARGEST_BATCH
 
 SPEC = ModelSpec("fake", "", 4, "")
 SETTINGS = Settings()
@@ -413,3 +414,7 @@ async def test_a_model_that_is_unavailable_does_not_hold_up_another() -> None:
         )
     assert isinstance(missing, ModelUnavailableError)
     np.testing.assert_array_equal(present, expected("a"))
+
+
+def test_the_cache_holds_all_that_a_sweep_may_have_to_do_again() -> None:
+    assert LANES * LARGEST_BATCH * (768 * np.dtype(np.float32).itemsize + ENTRY_BYTES) <= CACHE_BYTES
