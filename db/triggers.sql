@@ -335,14 +335,15 @@ $$;
 -- The outbox and the bell
 ---------------------------------------------------------------------------------------------------------------------
 
--- Which of the bell's locks is this transaction's: that of the tenth of a second in which it began; it comes round in a day.
--- Without a search_path of its own, so that it is inlined where it is called, and costs no call.
-CREATE OR REPLACE FUNCTION evervec.bell() RETURNS int LANGUAGE sql STABLE AS $$
-  SELECT ((pg_catalog.date_part('epoch', pg_catalog.now()) OPERATOR(pg_catalog.*) 10)::bigint OPERATOR(pg_catalog.%) 1000000)::int
+-- Which of the bell's locks is that of a transaction which began at this moment: that of its second, which comes
+-- round in a minute. Without a search_path of its own, so that it is inlined where it is called, and short, since every
+-- transaction sets it up.
+CREATE OR REPLACE FUNCTION evervec.bell(p_moment timestamptz) RETURNS int LANGUAGE sql STABLE AS $$
+  SELECT pg_catalog.date_part('second', p_moment)::int
 $$;
 
 -- Ring the bell: NOTIFY evervec. Whoever commits a NOTIFY holds a cluster-wide lock through its commit, so of the
--- transactions that began in the same tenth of a second only one at a time rings: a long one keeps the bell from those of
+-- transactions that began in the same second only one at a time rings: a long one keeps the bell from those of
 -- its own age alone. The listener looks into the outbox right after a ring and every second besides. A full queue would
 -- fail the writer's commit: nobody rings when it is half full, and a transaction rings no more than a quarter of the
 -- smallest queue there can be, which is about 1,000 items.
@@ -352,7 +353,7 @@ DECLARE
   rung    int := coalesce(nullif(current_setting('evervec.rung', true), ''), '0')::int;
   payload text;
 BEGIN
-  IF rung >= 131072 OR NOT pg_try_advisory_xact_lock(731031240, evervec.bell())
+  IF rung >= 131072 OR NOT pg_try_advisory_xact_lock(731031240, evervec.bell(now()))
      OR (rung = 0 AND pg_notification_queue_usage() > 0.5) THEN
     RETURN;
   END IF;
@@ -369,7 +370,7 @@ END $$;
 -- rung enough no query.
 CREATE OR REPLACE FUNCTION evervec.ring_sql(p_source text, p_arguments text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format(E'  IF pg_try_advisory_xact_lock(731031240, evervec.bell())\n'
+  SELECT format(E'  IF pg_try_advisory_xact_lock(731031240, evervec.bell(now()))\n'
                 '    AND coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
                 '    AND evervec.ring(%L, %s) IS NULL THEN\n    NULL;\n  END IF;\n', p_source, p_arguments)
 $$;
@@ -1368,16 +1369,16 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
   BEGIN
-    -- The bells of the coming tenths of a second, which nobody has but another listener that hushes.
-    FOR later IN REVERSE ceil(date_part('epoch', p_time) * 10)::int + 2 .. 1 LOOP
-      PERFORM pg_advisory_xact_lock(731031240, (evervec.bell() + later) % 1000000);
+    -- The bells of the coming seconds, which nobody has but another listener that hushes.
+    FOR later IN REVERSE ceil(date_part('epoch', p_time))::int + 1 .. 1 LOOP
+      PERFORM pg_advisory_xact_lock(731031240, evervec.bell(now() + later * interval '1 s'));
     END LOOP;
   EXCEPTION WHEN lock_not_available THEN
     RETURN false;
   END;
   BEGIN
     -- That of this one: who waits for a lock keeps others from trying for it, so writers ring no more from here on.
-    PERFORM pg_advisory_xact_lock(731031240, evervec.bell());
+    PERFORM pg_advisory_xact_lock(731031240, evervec.bell(now()));
   EXCEPTION WHEN lock_not_available THEN
     NULL; -- a long transaction has it: nobody else rings this one
   END;
@@ -1589,7 +1590,7 @@ END $$;
 
 -- Whether the next page of a source is to be walked over: its walk is under way; or there was none, or it was changed
 -- since, and has been left alone four times as long as its walk took. While much waits every write-back is such a change,
--- which the outbox tells by itself: longer. Where the last walk missed something in the outbox a repair is to be expected: sooner.
+-- which the outbox tells by itself, and while writers are many they need the machine: longer. Where the last walk missed something in the outbox a repair is to be expected: sooner.
 CREATE OR REPLACE FUNCTION evervec.wants_count(s evervec.source) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT FROM evervec.total t WHERE t.source = s.name AND NOT t.done)
@@ -1597,6 +1598,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       SELECT FROM evervec.total t, evervec.changes(s) AS c
       WHERE t.source = s.name AND t.files = c.files AND (t.changes = c.changes AND t.missing = 0
         OR t.counted_at + (t.counted_at - t.started_at) * CASE
+          WHEN c.changes - t.changes > greatest(1000, 200 * date_part('epoch', clock_timestamp() - t.started_at)) THEN 20
           WHEN EXISTS (SELECT FROM evervec.backlog b WHERE b.source = s.name AND b.waiting > evervec.outbox_limit()) THEN 20
           WHEN t.missing = 0 THEN 4 ELSE 1 END > clock_timestamp()))
 $$;
