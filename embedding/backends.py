@@ -85,7 +85,7 @@ def compare(encode: Encode, reference: Encode, device: str) -> None:
 def _refusal(backend: Backend, tried: str) -> ModelUnavailableError:
     return ModelUnavailableError(
         f"EVERVEC_BACKEND={backend} does not give this model's vectors ({tried}; "
-        f"at least {MINIMUM_COSINE} is needed): set it to auto or torch"
+        f"at least {MINIMUM_COSINE:.5f} is needed): set it to auto or torch"
     )
 
 

@@ -12,14 +12,26 @@ Encode: TypeAlias = Callable[[Sequence[str]], Vectors]
 Clock: TypeAlias = Callable[[], float]
 """Seconds, from whenever."""
 
-MINIMUM_COSINE = 0.999
-"""What keeps the order of nearly all search results; a backend below this is not used."""
+MINIMUM_COSINE = 1 - 0.001 / 6
+"""On the probe. Every vector shall have a cosine of 0.999, which keeps the order of nearly all search results; but
+among thousands of texts there are some that are six times as far off as the worst of these few (all-mpnet-base-v2 in
+bfloat16 on OpenVINO: 0.99976 here, 0.9985 among the benchmark's). A backend below this is not used."""
 PROBE_SECONDS = 2.0
 """How long the reference may take: a large model is compared on fewer texts."""
 
 _LONG = "The drill comes with a case, three bits and a charger; please bring it back clean and by Sunday evening. "
 
 PROBE: tuple[tuple[str, ...], ...] = (
+    (
+        _LONG * 40,
+        "ok",
+        "ΑΒΓ αβγ, ένα ποδήλατο",
+        "https://example.org/items/42?view=full#photos",
+        "!!! ??? ... --- ***",
+        "Kinderfahrrad, 20 Zoll, rot, kleiner Kratzer am Rahmen, sonst gut; Preis 45 € oder Tausch gegen ein Regal",
+        "안녕하세요, 우산을 빌릴 수 있을까요?",
+        "return [row for row in rows if row.price is not None]  # nothing else",
+    ),
     (
         "Schlagbohrmaschine mit Koffer, am Wochenende zu verleihen",
         "Hammer drill in its case, to borrow at the weekend",
@@ -39,16 +51,6 @@ PROBE: tuple[tuple[str, ...], ...] = (
         "नमस्ते, क्या यह मेज़ अभी उपलब्ध है?",
         "Donaudampfschifffahrtsgesellschaftskapitänsmütze",
         "The quick repair of a slow kettle: open the base, clean the contacts, close it, and try again twice.",
-    ),
-    (
-        _LONG * 40,
-        "ok",
-        "ΑΒΓ αβγ, ένα ποδήλατο",
-        "https://example.org/items/42?view=full#photos",
-        "!!! ??? ... --- ***",
-        "Kinderfahrrad, 20 Zoll, rot, kleiner Kratzer am Rahmen, sonst gut; Preis 45 € oder Tausch gegen ein Regal",
-        "안녕하세요, 우산을 빌릴 수 있을까요?",
-        "return [row for row in rows if row.price is not None]  # nothing else",
     ),
     (
         "Zwei Karten für das Konzert am Samstag. " * 30,
