@@ -238,9 +238,12 @@ class Unaware(StubEmbedder):
         return super().encode(texts, prompt)
 
 
-@pytest.mark.long
-async def test_bad_rows_that_are_found_by_halves_cost_the_others_little(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bad_rows_that_are_found_by_halves_fail_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedding.stub.StubEmbedder", Unaware)
-    await test_good_rows_do_not_wait_for_bad_ones(site)
+    async with site.running():
+        table = await poisoned(site)
+        await all_but(table)
+        await table.settled()
+        assert (await site.status(table.source))["fresh"] == 1000 - len(BAD)
+        failed = await site.run("SELECT item_key::int FROM evervec.failures WHERE source = %s ORDER BY 1", table.source)
+        assert [key for (key,) in failed] == [*BAD]

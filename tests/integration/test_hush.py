@@ -73,10 +73,13 @@ async def hushes(listener: Listener, count: int) -> None:
 
 async def quiet(listener: Listener) -> None:
     """Wait until nothing of a flood is left to be heard, and nothing is silenced for it."""
-    seen = None
     async with asyncio.timeout(15):
-        while seen != (seen := (listener.status().heard, listener.status().hushed)):
+        while True:
+            before = listener.status()
             await asyncio.sleep(0.5)
+            after = listener.status()
+            if (before.heard, before.hushed) == (after.heard, after.hushed):
+                return
 
 
 async def hushed(lab: Lab) -> bool:

@@ -197,7 +197,8 @@ async def a_refire_edits_what_the_worker_writes_back_and_is_never_the_deadlock_v
     await dba.run("BEGIN")
     await dba.run("SELECT evervec.refire('items')")
     write_back = lab.start(worker.work(1))
-    await lab.waits_or_ends(worker, write_back)  # where the machine is slow, the worker may give way at the gate already
+    # Where the machine is slow, the worker may give way at the gate already.
+    await lab.waits_or_ends(worker, write_back)
     # First the DBA waits for the item, then the worker comes to the outbox row: whoever waits longest is the victim.
     edit = lab.start(lab.edit("C", by=dba))
     await lab.waits_or_ends(dba, edit)
