@@ -50,7 +50,7 @@ async def take_out(lab: Lab, *protections: str) -> None:
         await lab.rewrite(function or await lab.trigger_function(), (old, new))
 
 
-# The interleavings that DESIGN.md of the contract lists
+# The interleavings that decided the design
 
 
 async def an_item_locked_by_an_edit_is_skipped_and_the_edit_rolls_back(lab: Lab) -> None:
