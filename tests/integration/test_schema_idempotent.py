@@ -102,6 +102,21 @@ async def test_what_is_watched_stays_watched(lab: Lab) -> None:
     await lab.assert_ends_true()
 
 
+async def test_triggers_of_an_earlier_version_are_replaced(lab: Lab) -> None:
+    structure = await lab.observer.run(STRUCTURE)
+    [(source,)] = await lab.observer.run("SELECT id FROM evervec.source")
+    # An earlier version told the two triggers apart by WHEN, and both called the same function.
+    for name, event, when in (("row", "UPDATE", "<>"), ("touch", "UPDATE OF id, name", "=")):
+        await lab.observer.run(
+            f"CREATE OR REPLACE TRIGGER evervec_{name}_{source} AFTER {event} ON items FOR EACH ROW "
+            f"WHEN (OLD.name {when} NEW.name) EXECUTE FUNCTION evervec.row_{source}()"
+        )
+    assert await psql(lab.conninfo) == ""
+    assert await lab.observer.run(STRUCTURE) == structure
+    await lab.edit("B")
+    await lab.assert_ends_true()
+
+
 async def test_it_neither_waits_for_users_nor_keeps_them_waiting(lab: Lab) -> None:
     user = await lab.session()
     await user.run("BEGIN")
