@@ -52,10 +52,15 @@ def flush(lab: Lab) -> None:
     lab.run("SELECT 1")
 
 
-def census(lab: Lab, source: Source) -> int:
-    """Let the listener's walk run, as if the last one were long ago; how many rows it counted."""
+def rested(lab: Lab) -> None:
+    """Report what this session did, and let no walk wait because the last one took its time a moment ago."""
     flush(lab)
     lab.run("UPDATE evervec.total SET started_at = counted_at WHERE done")
+
+
+def census(lab: Lab, source: Source) -> int:
+    """Let the listener's walk run, as if the last one were long ago; how many rows it counted."""
+    rested(lab)
     scanned = 0
     while pages := lab.run("SELECT source, scanned, done FROM evervec.census_page(%s)", [PAGE]):
         [(name, rows, _)] = pages
@@ -222,7 +227,7 @@ def test_small_sources_are_walked_over_when_asked_for(lab: Lab) -> None:
     source = lab.watch()
     source.assert_settled()
     bypassing(lab, "UPDATE items SET name = 'bypassed' WHERE id = 3")
-    flush(lab)
+    rested(lab)
     assert lab.run("SELECT * FROM evervec.census_page(7)") == []
     page = "SELECT source, scanned, enqueued, done FROM evervec.census_page(7, true)"
     assert lab.run(page) == [(source.name, 5, 1, True)]
