@@ -27,6 +27,7 @@ class NotificationStream:
         try:
             with translated():
                 await connection.execute(query("give_up_on_silence"), {"milliseconds": round(SILENCE_SECONDS * 1000)})
+                await connection.execute(query("be_seen"))
         except BaseException:
             await connection.close()
             raise

@@ -14,6 +14,10 @@ SELECT pg_try_advisory_lock(7310312410226385252) AS leads;
 SELECT set_config('tcp_user_timeout', %(milliseconds)s::text, false), set_config('tcp_keepalives_idle', '10', false),
        set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false);
 
+-- name: be_seen
+-- Every listener holds this lock, so that evervec.listeners() sees it.
+SELECT pg_try_advisory_lock_shared(731031244, 0) AS seen;
+
 -- name: pending_items
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_items(%(after_source)s, %(after_key)s, %(limit)s);
@@ -161,3 +165,50 @@ SELECT * FROM evervec.explain_item(%(source)s, %(item_key)s);
 
 -- name: search
 SELECT item_key AS key, distance, content FROM evervec.search(%(source)s, %(vector)s, %(limit)s);
+
+-- name: neighbours
+SELECT item_key AS key, distance, content FROM evervec.neighbours(%(source)s, %(item_key)s, %(limit)s);
+
+-- name: item_page
+SELECT item_key AS key, state, attempts, last_error, queued_at, embedded_at, content
+FROM evervec.item_page(%(source)s, %(after)s, %(limit)s);
+
+-- name: outbox_page
+SELECT item_key AS key, state, attempts, last_error, queued_at, failed_at, due_at, go_on_after
+FROM evervec.outbox_page(%(source)s, %(state)s, %(after)s, %(limit)s, %(reach)s);
+
+-- name: item_content
+SELECT left(content, %(limit)s) AS beginning, length(content) AS length
+FROM evervec.read_items(%(source)s, ARRAY[%(item_key)s::text]);
+
+-- name: failure_groups
+SELECT source, last_error AS error, count(*) AS items, min(failed_at) AS first, max(failed_at) AS last
+FROM evervec.failures GROUP BY source, last_error ORDER BY count(*) DESC, source, last_error LIMIT %(limit)s;
+
+-- name: failed_page
+SELECT item_key AS key, attempts, failed_at FROM evervec.failures
+WHERE source = %(source)s AND last_error IS NOT DISTINCT FROM %(error)s AND item_key > %(after)s
+ORDER BY item_key LIMIT %(limit)s;
+
+-- name: call_off_page
+SELECT last_key, called_off FROM evervec.call_off_page(%(source)s, %(after)s, %(limit)s);
+
+-- name: source_details
+SELECT name, relation::text AS relation, key_column, key_type, text_columns, required_columns, active, destination,
+       embedding_column, side_table::text AS side_table, model, model_label, revision, dimension, prompt, paused, filling,
+       rate, created_at
+FROM evervec.source WHERE %(source)s::text IS NULL OR name = %(source)s ORDER BY name;
+
+-- name: counted_at
+-- When the counts of large sources were made that evervec.status brings up to date; small ones it counts at each look.
+SELECT s.name AS source, (
+  SELECT t.counted_at FROM evervec.total t, evervec.changes(s) AS c WHERE t.source = s.name AND t.files = c.files
+  ORDER BY t.done DESC LIMIT 1) AS counted_at
+FROM evervec.source s WHERE CASE WHEN evervec.is_sound(s) THEN evervec.is_large(s) END;
+
+-- name: listeners
+SELECT pid, leads FROM evervec.listeners();
+
+-- name: server
+SELECT current_setting('server_version') AS version, current_database() AS database,
+       pg_notification_queue_usage() AS queue_usage, pg_is_in_recovery() AS standby;

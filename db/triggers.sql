@@ -1990,6 +1990,101 @@ BEGIN
   USING p_source, p_item_key, s.paused, s.model_label, evervec.valid_keys(s, ARRAY[p_item_key]);
 END $$;
 
+-- The items nearest to an item, by the vector that is stored of it: none where it has none of the source's present model.
+CREATE OR REPLACE FUNCTION evervec.neighbours(p_source text, p_item_key text, p_limit int)
+RETURNS TABLE (item_key text, distance double precision, content text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s      evervec.source := evervec.get_source(p_source);
+  stored real[];
+BEGIN
+  EXECUTE format('SELECT i.embedding::real[] FROM (%s) AS i WHERE i.embedding_model = $2',
+                 evervec.items_sql(s, evervec.keys_sql(s, '$1')))
+  INTO stored USING evervec.valid_keys(s, ARRAY[p_item_key]), s.model_label;
+  IF stored IS NOT NULL THEN
+    RETURN QUERY SELECT n.item_key, n.distance, n.content FROM evervec.search(p_source, stored, p_limit + 1) AS n
+    WHERE n.item_key <> p_item_key LIMIT p_limit;
+  END IF;
+END $$;
+
+-- The next items in the order of their keys, beyond p_after, and how each stands; the beginning of its content.
+CREATE OR REPLACE FUNCTION evervec.item_page(p_source text, p_after text, p_limit int)
+RETURNS TABLE (item_key text, state text, attempts int, last_error text, queued_at timestamptz, embedded_at timestamptz,
+               content text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
+DECLARE
+  s evervec.source := evervec.get_source(p_source);
+BEGIN
+  RETURN QUERY EXECUTE format($sql$
+    WITH page AS MATERIALIZED (
+      SELECT i.id, i.item_key, i.eligible, i.embedding_hash = i.content_hash AS fresh, i.embedded_at, left(i.content, 200) AS content
+      FROM (%s) AS i WHERE $1 IS NULL OR i.id > $1::%s ORDER BY i.id LIMIT $2
+    )
+    SELECT p.item_key, CASE WHEN NOT p.eligible THEN 'ineligible' WHEN o.state = 'failed' THEN 'failed'
+                            WHEN p.fresh THEN 'fresh' ELSE 'stale' END,
+           o.attempts, o.last_error, o.queued_at, p.embedded_at, p.content
+    FROM page p LEFT JOIN LATERAL (
+      SELECT * FROM evervec.outbox WHERE source = $3 AND outbox.item_key = p.item_key OFFSET 0) AS o ON true
+    ORDER BY p.id
+    $sql$, evervec.items_sql(s), s.key_type) USING p_after, p_limit, p_source;
+END $$;
+
+-- The next items in the outbox that are in a state ('pending', 'failed'; null: either), in the order of their keys as
+-- texts, beyond p_after. It looks at p_reach rows and no further; go_on_after is the last of those where there may be more.
+CREATE OR REPLACE FUNCTION evervec.outbox_page(p_source text, p_state text, p_after text, p_limit int, p_reach int)
+RETURNS TABLE (item_key text, state text, attempts int, last_error text, queued_at timestamptz, failed_at timestamptz,
+               due_at timestamptz, go_on_after text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  found bigint;
+BEGIN
+  RETURN QUERY SELECT o.item_key, o.state, o.attempts, o.last_error, o.queued_at, o.failed_at, o.due_at, NULL::text
+  FROM (SELECT * FROM evervec.outbox WHERE outbox.source = p_source AND outbox.item_key >= coalesce(p_after, '')
+        AND outbox.item_key IS DISTINCT FROM p_after ORDER BY outbox.item_key LIMIT p_reach) AS o
+  WHERE p_state IS NULL OR o.state = p_state LIMIT p_limit;
+  GET DIAGNOSTICS found = ROW_COUNT;
+  IF found < p_limit THEN
+    RETURN QUERY SELECT NULL::text, NULL::text, NULL::int, NULL::text, NULL::timestamptz, NULL::timestamptz,
+                        NULL::timestamptz, o.item_key
+    FROM evervec.outbox o WHERE o.source = p_source AND o.item_key >= coalesce(p_after, '')
+      AND o.item_key IS DISTINCT FROM p_after ORDER BY o.item_key OFFSET p_reach - 1 LIMIT 1;
+  END IF;
+END $$;
+
+-- The listeners that are connected to this database, and which of them leads: sessions that hold the shared lock of all
+-- listeners, and the leader's.
+CREATE OR REPLACE FUNCTION evervec.listeners() RETURNS TABLE (pid int, leads boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT l.pid, EXISTS (
+    SELECT FROM pg_locks m WHERE m.locktype = 'advisory' AND m.granted AND m.database = l.database AND m.pid = l.pid
+      AND m.objsubid = 1 AND m.classid::bigint << 32 | m.objid::bigint = 7310312410226385252)
+  FROM pg_locks l
+  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = 731031244 AND l.objid = 0
+    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+  ORDER BY 2 DESC, 1
+$$;
+
+-- Call off what was to be embedded though nothing changed: the next items in the order of their keys, beyond p_after. They
+-- stay in the outbox, since a change may have joined them; a worker that finds one fresh lets it go. A row that somebody
+-- holds is left alone. last_key is null when there are none left.
+CREATE OR REPLACE FUNCTION evervec.call_off_page(
+  p_source text, p_after text, p_limit int, OUT last_key text, OUT called_off bigint
+) LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+  WITH page AS MATERIALIZED (
+    SELECT o.item_key, o.forced FROM evervec.outbox o WHERE o.source = (evervec.get_source(p_source)).name
+      AND o.item_key >= coalesce(p_after, '') AND o.item_key IS DISTINCT FROM p_after ORDER BY o.item_key LIMIT p_limit
+  ), free AS MATERIALIZED (
+    SELECT o.item_key FROM page CROSS JOIN LATERAL (
+      SELECT o.item_key FROM evervec.outbox o WHERE o.source = p_source AND o.item_key = page.item_key AND o.forced
+      FOR UPDATE SKIP LOCKED) AS o
+    WHERE page.forced
+  ), done AS (
+    UPDATE evervec.outbox o SET forced = false FROM free WHERE o.source = p_source AND o.item_key = free.item_key RETURNING 1
+  )
+  SELECT (SELECT max(page.item_key) FROM page HAVING count(*) = p_limit), (SELECT count(*) FROM done)
+$$;
+
 -- Whether evervec.backlog says what waits: there is much, and a listener has counted it not long ago. By the time of the
 -- statement, so that all processes of a parallel query agree.
 CREATE OR REPLACE FUNCTION evervec.backlog_is_known() RETURNS boolean
@@ -2051,6 +2146,7 @@ DECLARE
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sources_waiting(interval)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.listeners()'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.backlog_is_known()'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_now(text, bigint, bigint)']];
 BEGIN

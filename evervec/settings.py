@@ -86,7 +86,13 @@ class Settings(BaseSettings):
     max_attempts: PositiveInt = Field(5, description="attempts before an item is kept as failed")
     metrics_address: str | None = Field(None, description="host:port for Prometheus metrics; unset: none")
     dashboard_address: str = Field("127.0.0.1:8080", description="host:port of the dashboard")
-    dashboard_token: SecretStr | None = Field(None, description="token that the dashboard asks for")
+    dashboard_token: SecretStr | None = Field(
+        None, description="token that the dashboard asks for; it must be set where others than this machine reach it"
+    )
+    dashboard_viewer_token: SecretStr | None = Field(
+        None, description="token of those who may look at the dashboard and change nothing"
+    )
+    temporal_ui_url: str | None = Field(None, description="Temporal's own web page, for links from the dashboard")
     log_level: LogLevel = Field(LogLevel.INFO, description="least severe level that is logged")
     log_format: LogFormat | None = Field(None, description="json or console; unset: console on a terminal")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from db.pages import Pages
 from db.sources import RefirePage, Sources, Waiting
 from evervec.errors import ItemNotFoundError
 
@@ -83,6 +84,16 @@ async def refire_keys(sources: Sources, source: str, item_keys: Sequence[str], *
 async def retry(sources: Sources, source: str, item_keys: Sequence[str] | None = None) -> int:
     """Failed items back to pending, all or some; returns how many."""
     return await _when_unlocked(lambda: sources.retry(source, item_keys))
+
+
+async def retry_error(sources: Sources, pages: Pages, source: str, error: str | None) -> int:
+    """The items back to pending that were given up with this error; returns how many."""
+    retried, after = 0, ""
+    while True:
+        keys = [item.key for item in await pages.failed(source, error, after=after, limit=KEYS_SIZE)]
+        if not keys:
+            return retried
+        retried, after = retried + await retry(sources, source, keys), keys[-1]
 
 
 async def _when_unlocked(attempt: Callable[[], Awaitable[T | None]]) -> T:

@@ -1,0 +1,43 @@
+"""Whether Temporal answers, and who works on the task queue."""
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
+from temporalio.client import Client
+
+from evervec.settings import Settings
+from evervec.temporal import ASK_TIMEOUT, unreachable_if_away
+
+
+class Poller(NamedTuple):
+    """A worker, as the server of the task queue sees it."""
+
+    identity: str
+    """Process and host."""
+    seen_at: datetime
+
+
+async def workers(client: Client, settings: Settings) -> list[Poller]:
+    """Who has asked for activities of the task queue in the last minutes, the latest first.
+
+    ServiceUnreachableError when Temporal is away.
+    """
+    request = DescribeTaskQueueRequest(
+        namespace=settings.temporal_namespace,
+        task_queue=TaskQueue(name=settings.task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+    )
+    with unreachable_if_away(client):
+        found = await client.workflow_service.describe_task_queue(request, timeout=ASK_TIMEOUT)
+    pollers = [Poller(one.identity, one.last_access_time.ToDatetime(UTC)) for one in found.pollers]
+    return sorted(pollers, key=lambda poller: poller.seen_at, reverse=True)
+
+
+async def temporal_version(client: Client) -> str:
+    """The server's version. ServiceUnreachableError when Temporal is away."""
+    with unreachable_if_away(client):
+        info = await client.workflow_service.get_system_info(GetSystemInfoRequest(), timeout=ASK_TIMEOUT)
+    return info.server_version
