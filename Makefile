@@ -11,7 +11,7 @@ PEERS := cocoindex pgai pixeltable
 CHAOS = $(BIN)/python -m tests.chaos --seed $(or $(SEED),1)
 BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-.PHONY: help demo test test-long chaos chaos-short soak bench bench-peers bench-scale bench-publish lint types format clean
+.PHONY: help demo test test-browser test-long chaos chaos-short soak bench bench-peers bench-scale bench-publish lint types format clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,11 @@ demo: $(VENV)/.stack ## bring the whole stack up on a fresh directory, embed 200
 
 test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests on real servers
 	@echo "== tests: real PostgreSQL, real Temporal server, real models"
-	@$(BIN)/pytest -m "not long and not chaos" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -m "not long and not chaos and not browser" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test-browser: $(VENV)/.dev ## the dashboard in a real browser, before the whole stack; needs Debian's chromium, or CHROMIUM=/path/to/it
+	@echo "== browser tests"
+	@$(if $(CHROMIUM),CHROMIUM=$(CHROMIUM)) $(BIN)/pytest -m browser
 
 test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watched and filled
 	@echo "== long tests"

@@ -18,6 +18,7 @@ COMMANDS = (
     demo.demo,
     processes.listener,
     processes.worker,
+    processes.dashboard,
     setup.init,
     setup.watch,
     setup.unwatch,

@@ -105,7 +105,9 @@ async def _bug(request: Request, error: Exception) -> Response:
     return await _answer(request, 500, f"unexpected {describe_error(error)}, which is a bug of evervec: see the log")
 
 
-async def _answer(request: Request, status: int, told: str, headers: MutableMapping[str, str] | None = None) -> Response:
+async def _answer(
+    request: Request, status: int, told: str, headers: MutableMapping[str, str] | None = None
+) -> Response:
     response: Response
     if _is_of_a_program(request):
         response = JSONResponse({"error": " ".join(told.split())}, status_code=status)
@@ -126,6 +128,8 @@ class SafeHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, with the headers added on the way back."""
+
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -144,6 +148,7 @@ class JsonOnly:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is JSON."""
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith("/api/"):
             kinds: list[Any] = [value for name, value in scope["headers"] if name == b"content-type"]
             if not kinds or kinds[0].split(b";")[0].strip().lower() != b"application/json":

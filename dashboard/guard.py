@@ -33,11 +33,13 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     @property
     def url(self) -> str:
         """For a browser on this machine."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://{self}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ class Guard:
                 "set EVERVEC_DASHBOARD_TOKEN, or leave EVERVEC_DASHBOARD_ADDRESS on 127.0.0.1"
             )
         if viewer is not None and operator is None:
-            raise ConfigurationError("EVERVEC_DASHBOARD_VIEWER_TOKEN alone keeps nobody out: set EVERVEC_DASHBOARD_TOKEN")
+            raise ConfigurationError(
+                "EVERVEC_DASHBOARD_VIEWER_TOKEN alone keeps nobody out: set EVERVEC_DASHBOARD_TOKEN"
+            )
         if viewer is not None and operator == viewer:
             raise ConfigurationError("EVERVEC_DASHBOARD_TOKEN and EVERVEC_DASHBOARD_VIEWER_TOKEN must differ")
         self._tokens: dict[Role, bytes] = {

@@ -74,7 +74,7 @@ class Monitor:
         self._watchers = 0
         self._interest_until = 0.0
         self._hurry = False
-        self._counted_in: float | None = None
+        self._due = 0.0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -133,32 +133,27 @@ class Monitor:
 
     async def _watch_database(self) -> None:
         """Counts whenever something was enqueued, waits or was changed; and now and then."""
-        due = 0.0
         while True:
             await self._somebody_looks()
-            if problem := await self._problem(lambda: self._count_if(due)):
+            if problem := await self._problem(self._count_if_need_be):
                 self._tell(postgres_problem=problem)
-                due = time.monotonic() + COUNT_SHARE * TICK_SECONDS
-            elif self._counted_in is not None:
-                due = time.monotonic() + COUNT_SHARE * self._counted_in
             await asyncio.sleep(TICK_SECONDS)
 
-    async def _count_if(self, due: float) -> None:
+    async def _count_if_need_be(self) -> None:
         """Count, unless nothing speaks for it or the last count took too long for that."""
-        self._counted_in = None
         changes = await self._sources.last_version()
         now = time.monotonic()
         last = self._snapshot
         age = (datetime.now(UTC) - last.taken_at).total_seconds() if last.taken_at else COUNT_SECONDS
         moving = changes != last.changes or any(one.pending for one in last.status)
-        if not self._hurry and (now < due or not (moving or age >= COUNT_SECONDS or last.postgres_problem)):
+        if not self._hurry and (now < self._due or not (moving or age >= COUNT_SECONDS or last.postgres_problem)):
             return
         self._hurry = False
         status = await self._sources.status()
         details = {one.name: one for one in await self._pages.details()}
         counted_at = await self._pages.counted_at()
         server, listeners = await self._pages.server(), await self._pages.listeners()
-        self._counted_in = time.monotonic() - now
+        self._due = time.monotonic() + COUNT_SHARE * (time.monotonic() - now)
         self._tell(
             taken_at=datetime.now(UTC),
             status=status,
@@ -193,6 +188,6 @@ class Monitor:
         except RPCError as error:
             return f"Temporal refuses: {error.status.name.lower()}"
         except Exception as error:  # noqa: BLE001 - the next look may succeed; who looks is told
-            log.error("a look failed", error=describe_error(error))
+            log.warning("a look failed", error=describe_error(error))
             return f"unexpected {describe_error(error)}"
         return None

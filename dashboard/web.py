@@ -117,4 +117,5 @@ def temporal_link(context: Context, workflow_id: str) -> str | None:
     ui = context.settings.temporal_ui_url
     if not ui:
         return None
-    return f"{ui.rstrip('/')}/namespaces/{quote(context.settings.temporal_namespace)}/workflows/{quote(workflow_id, safe='')}"
+    namespace = quote(context.settings.temporal_namespace, safe="")
+    return f"{ui.rstrip('/')}/namespaces/{namespace}/workflows/{quote(workflow_id, safe='')}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from temporalio.api.common.v1 import Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import EventType
@@ -15,8 +15,20 @@ from temporalio.service import RPCError, RPCStatusCode
 from evervec.messages import ItemChange, ItemEmbeddingResult
 from evervec.temporal import ASK_TIMEOUT, unreachable_if_away
 
+_Value = TypeVar("_Value", ItemChange, ItemEmbeddingResult)
+
 EVENTS = 60
 """How many of the last events are looked at."""
+
+PLAIN = {
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: "the workflow began",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED: "the workflow ended",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW: "the workflow went on with a new history",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED: "somebody cancelled the workflow",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED: "the workflow was cancelled",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED: "somebody terminated the workflow",
+}
+"""Events that say the same whatever they hold."""
 
 
 class Step(NamedTuple):
@@ -53,9 +65,8 @@ def _steps(events: Iterable[HistoryEvent]) -> Iterable[Step]:
 
 
 def _words(event: HistoryEvent) -> str | None:
+    """What an event says to people; None for those that tell them nothing."""
     match event.event_type:
-        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
-            return "the workflow began"
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
             return _told(event.workflow_execution_signaled_event_attributes.input)
         case EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
@@ -66,15 +77,7 @@ def _words(event: HistoryEvent) -> str | None:
             return _came_of_it(event.activity_task_completed_event_attributes.result)
         case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
             return f"failed: {event.activity_task_failed_event_attributes.failure.message}"
-        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
-            return "the workflow ended"
-        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
-            return "the workflow went on with a new history"
-        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED:
-            return "somebody cancelled the workflow"
-        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
-            return "somebody terminated the workflow"
-    return None
+    return PLAIN.get(event.event_type)
 
 
 def _told(payloads: Payloads) -> str:
@@ -91,10 +94,10 @@ def _came_of_it(payloads: Payloads) -> str:
     return f"{result.outcome}: {result.error_message}" if result.error_message else str(result.outcome)
 
 
-def _first(payloads: Payloads, kind: type) -> ItemChange | ItemEmbeddingResult | None:
+def _first(payloads: Payloads, kind: type[_Value]) -> _Value | None:
     """What an event carries; None where another version wrote something else, or a codec hides it."""
     try:
         [value] = pydantic_data_converter.payload_converter.from_payloads(list(payloads.payloads)[:1], [kind])
     except Exception:  # noqa: BLE001 - a converter raises what it likes; the page does without
         return None
-    return value if isinstance(value, ItemChange | ItemEmbeddingResult) else None
+    return value if isinstance(value, kind) else None

@@ -1,6 +1,7 @@
-"""`evervec listener` and `evervec worker`: the two processes that do the work."""
+"""`evervec listener`, `evervec worker` and `evervec dashboard`: the processes that run until they are stopped."""
 
 from cli.processes import run_until_stopped
+from evervec.errors import ConfigurationError
 from evervec.settings import load_settings
 
 
@@ -16,3 +17,17 @@ def worker() -> None:
     from service.worker import run_worker  # noqa: PLC0415 - a command loads what it runs, no more
 
     run_until_stopped(run_worker(load_settings()))
+
+
+def dashboard() -> None:
+    """Serve the web page that shows how things stand, and sets to work, on EVERVEC_DASHBOARD_ADDRESS.
+
+    Where others than this machine can reach it, it asks for EVERVEC_DASHBOARD_TOKEN. EVERVEC_DASHBOARD_VIEWER_TOKEN
+    is for those who may look and change nothing.
+    """
+    try:
+        from dashboard.server import run_dashboard  # noqa: PLC0415 - an extra, which other commands do without
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error.name} is not installed: pip install 'evervec[dashboard]'") from None
+
+    run_until_stopped(run_dashboard(load_settings()))

@@ -18,7 +18,7 @@ DataDir = Annotated[Path, typer.Option(help="where the data stays; made when it 
 
 
 def up(data_dir: DataDir = Path(".evervec")) -> None:
-    """Run the whole stack on this machine: PostgreSQL, Temporal, listener and worker. Ctrl-C stops it all.
+    """Run the whole stack on this machine: PostgreSQL, Temporal, listener, worker, dashboard. Ctrl-C stops it.
 
     A server whose address is in the environment (EVERVEC_DATABASE_URL, EVERVEC_TEMPORAL_ADDRESS) is used, not started.
     """
@@ -46,6 +46,8 @@ def _show(console: Console, stack: "LocalStack", data_dir: Path) -> None:
         facts["database"] = f"{stack.postgres.url} (with its password in {env_file})"
     if stack.temporal:
         facts["Temporal"] = f"{stack.temporal.address}, web page {stack.temporal.ui_url}"
+    if stack.dashboard_url:
+        facts["dashboard"] = stack.dashboard_url
     for name, value in facts.items():
         console.print(f"  {name:<10} {value}", markup=False)
     console.print(f"In another terminal: set -a; . {env_file}; set +a; evervec status", markup=False)

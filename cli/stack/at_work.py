@@ -1,4 +1,7 @@
-"""Whether listener and worker do what they are for, seen from the servers that they serve."""
+"""Whether listener, worker and dashboard do what they are for, seen from those whom they serve."""
+
+import asyncio
+from http.client import HTTPConnection, HTTPException
 
 import psycopg
 from temporalio.api.enums.v1 import TaskQueueType
@@ -36,3 +39,19 @@ async def worker_polls(settings: Settings) -> bool:
         return bool((await client.workflow_service.describe_task_queue(request)).pollers)
     except (RPCError, ServiceUnreachableError):
         return False
+
+
+async def dashboard_answers(host: str, port: int) -> bool:
+    """Whether the dashboard answers."""
+    return await asyncio.to_thread(_is_alive, host, port)
+
+
+def _is_alive(host: str, port: int) -> bool:
+    connection = HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200  # noqa: PLR2004 - HTTP's OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()

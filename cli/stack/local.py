@@ -10,15 +10,17 @@ from typing import Self
 
 from pydantic import SecretStr
 
-from cli.stack.at_work import listener_listens, worker_polls
+from cli.stack.at_work import dashboard_answers, listener_listens, worker_polls
 from cli.stack.child import Say, quiet
 from cli.stack.env_file import EnvFile
 from cli.stack.lock import DataDirectoryLock
+from cli.stack.ports import HOST, choose_port
 from cli.stack.postgres import PostgresServer
 from cli.stack.program import Program
 from cli.stack.service import Service
 from cli.stack.supervisor import supervise
 from cli.stack.temporal import TemporalServer
+from dashboard.guard import Address, parse_address
 from db.schema import apply_schema
 from evervec import temporal
 from evervec.errors import ConfigurationError, ServiceUnreachableError
@@ -27,6 +29,8 @@ from evervec.settings import Settings
 POSTGRES_PORT = 54329
 TEMPORAL_PORT = 7233
 TEMPORAL_UI_PORT = 8233
+DASHBOARD_PORT = 8080
+EVERYWHERE = {"0.0.0.0": HOST, "::": "::1"}  # noqa: S104 - where to ask for what listens there
 # What would lead a child past the Temporal server that the stack started.
 FOREIGN_TEMPORAL = (
     "temporal_api_key",
@@ -38,11 +42,11 @@ FOREIGN_TEMPORAL = (
 
 
 class LocalStack:
-    """PostgreSQL, the Temporal server, listener and worker, with all their data in `data_dir`.
+    """PostgreSQL, the Temporal server, listener and worker, with all their data in `data_dir`; with `ui` the web pages.
 
     A server whose address `settings` hold is used, not started. Inside `async with` the stack is up, `settings` and
-    `environment` say where; `supervise` restarts what dies. `variables` are for listener and worker, besides the
-    environment of this process.
+    `environment` say where; `supervise` restarts what dies. `variables` are for evervec's own processes, besides the
+    environment of this one.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class LocalStack:
         self.temporal: TemporalServer | None = None
         self._variables = variables or {}
         self._ui = ui
+        self.dashboard_url: str | None = None
         self._say = say
         self._lock = DataDirectoryLock(self.data_dir)
         self._env_file = EnvFile(self.data_dir / "env")
@@ -72,6 +77,7 @@ class LocalStack:
             "EVERVEC_DATABASE_URL": self.settings.database_conninfo,
             "EVERVEC_TEMPORAL_ADDRESS": self.settings.temporal_address,
             "EVERVEC_TEMPORAL_NAMESPACE": self.settings.temporal_namespace,
+            **({"EVERVEC_DASHBOARD_URL": self.dashboard_url} if self.dashboard_url else {}),
         }
 
     @property
@@ -162,14 +168,37 @@ class LocalStack:
             update={"temporal_address": self.temporal.address, **dict.fromkeys(FOREIGN_TEMPORAL)}
         )
 
+    def _choose_dashboard_address(self) -> Address:
+        """The one that the settings name, else a free port of this machine."""
+        if "dashboard_address" not in self.settings.model_fields_set:
+            address = Address(HOST, choose_port(DASHBOARD_PORT))
+            if address.port != DASHBOARD_PORT:
+                self._say(f"port {DASHBOARD_PORT} is taken: the dashboard listens on {address.port}")
+            return address
+        address = parse_address(self.settings.dashboard_address)
+        return address._replace(port=address.port or choose_port(None))
+
     async def _start_programs(self) -> None:
         environment = self._program_environment()
         self._programs = [
             Program("listener", self.data_dir, environment, partial(listener_listens, self.settings)),
             Program("worker", self.data_dir, environment, partial(worker_polls, self.settings)),
         ]
-        self._say("starting listener and worker")
+        if self._ui:
+            self._programs.append(self._dashboard(environment))
+        self._say(f"starting {', '.join(program.name for program in self._programs)}")
         await asyncio.gather(*map(self._start_program, self._programs))
+
+    def _dashboard(self, environment: Mapping[str, str]) -> Program:
+        address = self._choose_dashboard_address()
+        near = address._replace(host=EVERYWHERE.get(address.host, address.host))
+        self.dashboard_url = near.url
+        variables = {"EVERVEC_DASHBOARD_ADDRESS": str(address)}
+        if self.temporal and self.temporal.ui_url:
+            variables["EVERVEC_TEMPORAL_UI_URL"] = self.temporal.ui_url
+        return Program(
+            "dashboard", self.data_dir, {**environment, **variables}, partial(dashboard_answers, near.host, near.port)
+        )
 
     async def _start_program(self, program: Program) -> None:
         try:

@@ -16,7 +16,12 @@ PAGE = 100
 
 @router.get("/failures")
 async def failures(
-    request: Request, dash: Dash, _visitor: Looking, source: str | None = None, error: str | None = None, after: str = ""
+    request: Request,
+    dash: Dash,
+    _visitor: Looking,
+    source: str | None = None,
+    error: str | None = None,
+    after: str = "",
 ) -> Response:
     """The groups, and the items of one of them."""
     groups = await dash.pages.failure_groups(limit=GROUPS)

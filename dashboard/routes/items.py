@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, Response
 from temporalio.service import RPCError
 
 from dashboard.context import Context
+from dashboard.errors import RequestError
 from dashboard.web import Dash, Looking, Ordered, Posted, back_to, checked, fragment, page, temporal_link, text_of
 from dashboard.words import fits_url
 from db.pages import ItemPage
@@ -39,10 +40,28 @@ class State(StrEnum):
 
 
 @router.get("/items")
-async def items(  # noqa: PLR0917 - the parts of the query
-    request: Request, dash: Dash, _visitor: Looking, source: str = "", state: State = State.ANY, after: str | None = None
+async def items(
+    request: Request,
+    dash: Dash,
+    _visitor: Looking,
+    source: str = "",
+    state: State = State.ANY,
+    after: str | None = None,
 ) -> Response:
     """A page of items."""
+    return await _list(request, dash, source, state, after)
+
+
+@router.post("/items")
+async def items_after_long_key(request: Request, dash: Dash, form: Posted) -> Response:
+    """The same beyond a key that is too long for a link."""
+    state = text_of(form, "state")
+    if state not in set(State):
+        raise RequestError(f"there is no state {state!r}")
+    return await _list(request, dash, text_of(form, "source"), State(state), text_of(form, "after"))
+
+
+async def _list(request: Request, dash: Context, source: str, state: State, after: str | None) -> Response:
     names = await dash.sources.names()
     chosen = source or (names[0] if names else "")
     found = ItemPage([], None)
@@ -131,7 +150,9 @@ async def _neighbours(dash: Context, source: str, key: str) -> str:
             found = await dash.pages.neighbours(source, key, limit=NEIGHBOURS)
     except TimeoutError:
         return fragment("part/slow.html", seconds=NEIGHBOUR_SECONDS)
-    return fragment("part/hits.html", source=source, hits=found, nothing="It has no vector of the source's present model.")
+    return fragment(
+        "part/hits.html", source=source, hits=found, nothing="It has no vector of the source's present model."
+    )
 
 
 async def _workflow(dash: Context, report: ItemReport) -> dict[str, Any]:

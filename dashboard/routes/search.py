@@ -15,7 +15,9 @@ HITS = 20
 @router.get("/search")
 async def form(request: Request, dash: Dash, _visitor: Looking, source: str = "") -> Response:
     """The form."""
-    return await page(request, "search.html", names=await dash.sources.names(), source=source, query="", hits=None, problem=None)
+    return await page(
+        request, "search.html", names=await dash.sources.names(), source=source, query="", hits=None, problem=None
+    )
 
 
 @router.post("/search")

@@ -21,7 +21,6 @@ async def sources(request: Request, dash: Dash, _visitor: Looking) -> Response:
         request,
         "sources.html",
         details=details,
-        status={one.source: one for one in snapshot.status},
         backfills={one.name: dash.backfills.get(one.name) for one in details},
         live=parts("sources", snapshot),
     )
