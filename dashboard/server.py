@@ -38,6 +38,7 @@ async def run_dashboard(settings: Settings) -> None:
             config = uvicorn.Config(
                 make_app(context),
                 log_config=None,
+                log_level="warning",
                 access_log=False,  # a URL holds keys
                 server_header=False,
                 timeout_graceful_shutdown=STOP_SECONDS,
