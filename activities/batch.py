@@ -14,6 +14,7 @@ from activities.faults import database_blames_item, encoder_blames_item, reason_
 from activities.heartbeat import heartbeats
 from activities.instance import InstanceCheck
 from activities.store import store_item_embedding
+from activities.tally import Tally
 from db.items import FailedAttempt, Items, ItemState, WriteBack
 from embedding.encoder import Encoder
 from evervec.errors import BadItemError, ConfigurationError
@@ -48,8 +49,11 @@ log = get_logger(__name__)
 class BatchActivities:
     """The activities on many items. They may run twice, late or in parallel: the database compares before it sets."""
 
-    def __init__(self, items: Items, encoder: Encoder, settings: Settings, instance: InstanceCheck) -> None:
+    def __init__(
+        self, items: Items, encoder: Encoder, settings: Settings, instance: InstanceCheck, tally: Tally
+    ) -> None:
         self._items = items
+        self._tally = tally
         self._encoder = encoder
         self._max_attempts = settings.max_attempts
         self._instance = instance
@@ -66,7 +70,7 @@ class BatchActivities:
         try:
             async with heartbeats():
                 await self._instance.check()
-                batch = Batch(self._items, self._encoder, request, self._max_attempts)
+                batch = Batch(self._items, self._encoder, self._tally, request, self._max_attempts)
                 await batch.run()
         except ApplicationError as failure:
             about.info("batch waits", reason=failure.type)
@@ -84,9 +88,12 @@ class BatchActivities:
 class Batch:
     """One batch on its way, and what has become of its items so far."""
 
-    def __init__(self, items: Items, encoder: Encoder, request: BatchEmbeddingRequest, max_attempts: int) -> None:
+    def __init__(
+        self, items: Items, encoder: Encoder, tally: Tally, request: BatchEmbeddingRequest, max_attempts: int
+    ) -> None:
         self._items = items
         self._encoder = encoder
+        self._tally = tally
         self._request = request
         self._source = request.source
         self._max_attempts = max_attempts
@@ -115,7 +122,7 @@ class Batch:
             if state.paused:
                 self._counts[Outcome.PAUSED] += 1
             elif not state.stale(forced=force):
-                writes.append(WriteBack(state.item_key, state.outbox_version, state.content_hash))
+                writes.append(state.written_back())
             elif state.failed and not force:
                 self._counts[Outcome.FAILED] += 1  # given up since it was fetched
             else:
@@ -152,7 +159,7 @@ class Batch:
             if isinstance(answer, BadItemError):
                 bad.append((state, answer))
             else:
-                writes.append(WriteBack(state.item_key, state.outbox_version, state.content_hash, answer))
+                writes.append(state.written_back(answer))
         await self._write(writes, bad)
 
     async def _write(self, writes: Sequence[WriteBack], bad: Bad) -> None:
@@ -171,7 +178,7 @@ class Batch:
     ) -> list[WriteBack]:
         """Write these back; where that fails, the halves, down to the rows at fault. Returns what is locked."""
         try:
-            outcomes = await store_item_embedding(self._items, self._source, writes, waits)
+            outcomes = await store_item_embedding(self._items, self._tally, self._source, writes, waits)
         except Exception as error:
             if not database_blames_item(error):
                 raise
@@ -187,6 +194,7 @@ class Batch:
         failed = [FailedAttempt(item.item_key, item.outbox_version, reason_of(error)) for item, error in bad]
         given_up = await self._items.record_failures(self._source, failed, self._max_attempts)
         self._counts[Outcome.FAILED] += len(given_up)
+        self._tally.given_up(self._source, len(given_up))
         self._failures += [
             ItemEmbeddingResult(item_key=item.item_key, outcome=Outcome.FAILED, error_message=describe_error(error))
             for item, error in bad

@@ -10,7 +10,8 @@ from activities.faults import database_blames_item, encoder_blames_item, reason_
 from activities.heartbeat import heartbeats
 from activities.instance import InstanceCheck
 from activities.store import store_item_embedding
-from db.items import Items, ItemState, WriteBack
+from activities.tally import Tally
+from db.items import Items, ItemState
 from db.vectors import Vector
 from embedding.encoder import Encoder
 from evervec.errors import ConfigurationError
@@ -27,8 +28,11 @@ log = get_logger(__name__)
 class ItemActivities:
     """The activities on one item. A step may run twice, late or in parallel: the database compares before it sets."""
 
-    def __init__(self, items: Items, encoder: Encoder, settings: Settings, instance: InstanceCheck) -> None:
+    def __init__(
+        self, items: Items, encoder: Encoder, settings: Settings, instance: InstanceCheck, tally: Tally
+    ) -> None:
         self._items = items
+        self._tally = tally
         self._encoder = encoder
         self._max_attempts = settings.max_attempts
         self._instance = instance
@@ -81,8 +85,8 @@ class ItemActivities:
         return vector
 
     async def _store(self, state: ItemState, vector: Vector | None) -> Outcome:
-        write = WriteBack(state.item_key, state.outbox_version, state.content_hash, vector)
-        outcome = (await store_item_embedding(self._items, state.source, [write]))[state.item_key]
+        writes = [state.written_back(vector)]
+        outcome = (await store_item_embedding(self._items, self._tally, state.source, writes))[state.item_key]
         if outcome is Outcome.LOCKED:
             raise passing_failure("ItemLocked", next_retry_delay=LOCKED_RETRY)
         return outcome
@@ -91,6 +95,7 @@ class ItemActivities:
         """Count the attempt; raise the error while there are attempts left."""
         if not await self._given_up(state, error):
             raise error
+        self._tally.given_up(state.source, 1)
         return _result(state, Outcome.FAILED, error=error)
 
     async def _given_up(self, state: ItemState, error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from activities.tally import Tally
 from db.items import Items, WriteBack
 from evervec.messages import Outcome
 
@@ -11,13 +12,14 @@ LOCK_WAITS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 async def store_item_embedding(
-    items: Items, source: str, writes: Sequence[WriteBack], waits: Sequence[float] | None = None
+    items: Items, tally: Tally, source: str, writes: Sequence[WriteBack], waits: Sequence[float] | None = None
 ) -> dict[str, Outcome]:
     """Write vectors back and ack their changes, an outcome for each key; LOCKED for rows that stayed locked."""
     outcomes: dict[str, Outcome] = {}
     for wait in LOCK_WAITS if waits is None else waits:
         await asyncio.sleep(wait)
         outcomes |= await items.write_back(source, writes)
+        tally.stored(source, writes, outcomes)
         writes = [write for write in writes if outcomes[write.item_key] is Outcome.LOCKED]
         if not writes:
             break

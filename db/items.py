@@ -1,6 +1,7 @@
 """Items as the worker sees them: read, write back, record what went wrong."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from db.connection import Pool, borrowed, translated
 from db.outbox import CensusPage
 from db.queries import query
 from db.vectors import Vector
+from db.work import Work
 from evervec.errors import DatabaseError, SourceNotFoundError
 from evervec.messages import Outcome
 from evervec.model import ModelSpec
@@ -46,6 +48,8 @@ class ItemState:
     embedding_hash: str | None
     """The hash that the stored vector was made of, None without a vector."""
     model: ModelSpec
+    queued_at: float | None = None
+    """When it was first enqueued, by `time.monotonic()`; None when it is not in the outbox."""
 
     @property
     def fresh(self) -> bool:
@@ -56,6 +60,10 @@ class ItemState:
         """Whether it is to be embedded."""
         return self.exists and self.eligible and (forced or self.forced or not self.fresh)
 
+    def written_back(self, vector: Vector | None = None) -> "WriteBack":
+        """What is to be written of it."""
+        return WriteBack(self.item_key, self.outbox_version, self.content_hash, vector, self.queued_at)
+
 
 @dataclass(frozen=True, slots=True)
 class WriteBack:
@@ -65,6 +73,8 @@ class WriteBack:
     outbox_version: int | None
     content_hash: str | None = None
     vector: Vector | None = None
+    queued_at: float | None = None
+    """See `ItemState.queued_at`."""
 
 
 class FailedAttempt(NamedTuple):
@@ -104,7 +114,8 @@ class Items:
     async def read(self, source: str, item_keys: Sequence[str]) -> list[ItemState]:
         """The present state of some items, in any order."""
         rows = await self._rows("read_items", {"source": source, "item_keys": list(item_keys)}, source)
-        return [_item_state(source, row) for row in rows]
+        now = time.monotonic()
+        return [_item_state(source, row, now) for row in rows]
 
     async def write_back(self, source: str, writes: Sequence[WriteBack]) -> dict[str, Outcome]:
         """Compare and set, then acknowledge the outbox versions that were read; one short transaction.
@@ -154,6 +165,17 @@ class Items:
         }
         await self._rows("note_errors", parameters)
 
+    async def record_work(self, done: Mapping[str, Work]) -> None:
+        """Add what was done, by source, to the history."""
+        parameters = {
+            "sources": [*done],
+            "embedded": [work.embedded for work in done.values()],
+            "skipped": [work.skipped for work in done.values()],
+            "failed": [work.failed for work in done.values()],
+            "latency": [count for work in done.values() for count in work.latency],
+        }
+        await self._rows("record_work", parameters)
+
     async def sweep_page(
         self, source: str, after: str | None, limit: int, *, quiet: timedelta, longest: timedelta
     ) -> SweepPage:
@@ -185,7 +207,8 @@ class Items:
             raise
 
 
-def _item_state(source: str, row: dict[str, Any]) -> ItemState:
+def _item_state(source: str, row: dict[str, Any], now: float) -> ItemState:
+    waited = row.get("waited_seconds")  # an earlier version of the schema does not say
     return ItemState(
         source=source,
         item_key=row["item_key"],
@@ -199,4 +222,5 @@ def _item_state(source: str, row: dict[str, Any]) -> ItemState:
         content_hash=row["content_hash"],
         embedding_hash=row["embedding_hash"],
         model=ModelSpec(name=row["model"], revision=row["revision"], dimension=row["dimension"], prompt=row["prompt"]),
+        queued_at=None if waited is None else now - waited,
     )

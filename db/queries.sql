@@ -65,6 +65,10 @@ FROM evervec.sweep_page(%(source)s, %(after)s, %(limit)s, %(quiet)s, %(longest)s
 -- name: sources_waiting
 SELECT source FROM evervec.sources_waiting(%(age)s) AS source;
 
+-- name: record_work
+SELECT evervec.record_work(%(sources)s::text[], %(embedded)s::bigint[], %(skipped)s::bigint[], %(failed)s::bigint[],
+                           %(latency)s::bigint[]);
+
 -- name: watch
 SELECT evervec.watch(
   relation => %(relation)s::regclass, text_columns => %(text_columns)s::name[], required => %(required)s::name[],
@@ -139,6 +143,10 @@ WHERE %(source)s::text IS NULL OR source = %(source)s ORDER BY source, item_key;
 
 -- name: failed_count
 SELECT count(*) AS failed FROM evervec.failures WHERE source = %(source)s;
+
+-- name: work_history
+SELECT source, minute, embedded, skipped, failed, latency FROM evervec.work_history
+WHERE %(source)s::text IS NULL OR source = %(source)s ORDER BY source, minute;
 
 -- name: count_page
 SELECT last_key, total, eligible, fresh FROM evervec.count_page(%(source)s, %(after)s, %(limit)s);

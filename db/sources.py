@@ -11,6 +11,7 @@ from psycopg import errors
 from db.connection import Pool, translated
 from db.queries import query
 from db.vectors import Vector
+from db.work import WorkMinute
 from evervec.errors import DatabaseError, SourceNotFoundError
 from evervec.model import ModelSpec
 
@@ -257,6 +258,10 @@ class Sources:
     async def failed_count(self, source: str) -> int:
         """How many items were given up."""
         return int((await self._row("failed_count", source=source))["failed"])
+
+    async def work_history(self, source: str | None = None) -> list[WorkMinute]:
+        """What was done in each minute of the last hour in which something was, of all sources or of this one."""
+        return [WorkMinute(**row) for row in await self._rows("work_history", source=source)]
 
     async def last_version(self) -> int:
         """The version of the latest enqueue in the outbox."""

@@ -172,6 +172,23 @@ CREATE TABLE IF NOT EXISTS evervec.backlog (
 );
 COMMENT ON TABLE evervec.backlog IS 'The counts of an outbox of many rows, some seconds old. Empty while there are few.';
 
+-- What the workers have done, as they tell every few seconds. Not bound to the row of evervec.source, which watch() replaces.
+CREATE TABLE IF NOT EXISTS evervec.work (
+  source   text NOT NULL,
+  minute   timestamptz NOT NULL,
+  embedded bigint NOT NULL,
+  skipped  bigint NOT NULL,
+  failed   bigint NOT NULL,
+  latency  bigint[] NOT NULL,
+  PRIMARY KEY (source, minute)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE evervec.work IS 'What was done, a row a source and minute, of the last 25 hours. Statistics: some may be lost.';
+COMMENT ON COLUMN evervec.work.embedded IS 'Vectors written.';
+COMMENT ON COLUMN evervec.work.skipped IS 'Items that needed none: unchanged, ineligible or gone.';
+COMMENT ON COLUMN evervec.work.failed IS 'Items given up.';
+COMMENT ON COLUMN evervec.work.latency IS 'How many of the vectors came at most 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, '
+  '2, 3, 5, 10, 30, 60, 300, 1800, 7200 seconds after their items were enqueued, and how many later; each is counted once.';
+
 ---------------------------------------------------------------------------------------------------------------------
 -- Expressions: what a source means, as SQL text
 ---------------------------------------------------------------------------------------------------------------------
@@ -1142,6 +1159,7 @@ BEGIN
   EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.touch_%1$s(), evervec.key_%1$s(), '
                  'evervec.gone_%1$s(), evervec.truncated_%1$s()', s.id);
   DELETE FROM evervec.outbox AS o WHERE o.source = s.name;
+  DELETE FROM evervec.work AS o WHERE o.source = s.name;
   DELETE FROM evervec.source AS o WHERE o.name = s.name;
 END $$;
 
@@ -1688,11 +1706,20 @@ SET enable_seqscan = off SET enable_bitmapscan = off AS $$
   ORDER BY s.name
 $$;
 
+-- An earlier version's returns other columns.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND proname = 'read_items'
+             AND NOT 'waited_seconds' = ANY (proargnames)) THEN
+    DROP FUNCTION evervec.read_items(text, text[]);
+  END IF;
+END $$;
+
 -- What there is to know about items, all in one snapshot: a version seen here belongs to the content seen with it.
 CREATE OR REPLACE FUNCTION evervec.read_items(p_source text, p_item_keys text[])
 RETURNS TABLE (item_key text, outbox_version bigint, outbox_state text, forced boolean, paused boolean, row_exists boolean,
                eligible boolean, content text, content_hash text, embedding_hash text, model text, revision text,
-               dimension int, prompt text)
+               dimension int, prompt text, waited_seconds double precision)
 -- By indexes: for some hundred keys of a table that is not large the planner would read all of it, four times in all.
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_mergejoin = off AS $$
 DECLARE
@@ -1701,7 +1728,8 @@ BEGIN
   RETURN QUERY EXECUTE format($sql$
     WITH item AS MATERIALIZED (SELECT * FROM (%s) AS i)
     SELECT k.item_key, o.version, o.state, coalesce(o.forced, false), $3, i.id IS NOT NULL, coalesce(i.eligible, false),
-           i.content, i.content_hash, i.embedding_hash, $4, $5, $6, $7
+           i.content, i.content_hash, i.embedding_hash, $4, $5, $6, $7,
+           extract(epoch FROM clock_timestamp() - o.queued_at)::double precision
     FROM unnest($1) AS k (item_key)
     -- One look-up a key, whatever the planner believes of an outbox without statistics.
     LEFT JOIN LATERAL (
@@ -1846,6 +1874,38 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off S
   UPDATE evervec.outbox o SET last_error = left(p_error, 500) FROM waiting
   WHERE o.source = p_source AND o.item_key = waiting.item_key
 $$;
+
+-- A worker tells what it has done since it last told, of some sources at once: it counts for the present minute.
+--   p_latency: the counts of evervec.work.latency, one source's after the other's
+-- A source that is unwatched or altered at this moment is passed over, since nobody waits for statistics.
+CREATE OR REPLACE FUNCTION evervec.record_work(
+  p_sources text[], p_embedded bigint[], p_skipped bigint[], p_failed bigint[], p_latency bigint[]
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms' AS $$
+DECLARE
+  counts int := cardinality(p_latency) / nullif(cardinality(p_sources), 0);
+  moment timestamptz := clock_timestamp();
+  begun  boolean;
+BEGIN
+  WITH present AS MATERIALIZED (
+    SELECT s.name FROM evervec.source s WHERE s.name = ANY (p_sources) ORDER BY s.name FOR KEY SHARE SKIP LOCKED
+  ), told AS (
+    INSERT INTO evervec.work AS w (source, minute, embedded, skipped, failed, latency)
+    SELECT u.source, date_trunc('minute', moment, 'UTC'), u.embedded, u.skipped, u.failed,
+           p_latency[(u.n - 1) * counts + 1 : u.n * counts]
+    FROM unnest(p_sources, p_embedded, p_skipped, p_failed) WITH ORDINALITY AS u (source, embedded, skipped, failed, n)
+    JOIN present ON present.name = u.source ORDER BY u.source
+    ON CONFLICT (source, minute) DO UPDATE SET
+      embedded = w.embedded + excluded.embedded, skipped = w.skipped + excluded.skipped, failed = w.failed + excluded.failed,
+      latency = ARRAY(SELECT coalesce(l.a, 0) + coalesce(l.b, 0)
+                      FROM unnest(w.latency, excluded.latency) WITH ORDINALITY AS l (a, b, n) ORDER BY l.n)
+    RETURNING w.xmax = 0 AS is_new
+  )
+  SELECT bool_or(told.is_new) INTO begun FROM told;
+  IF begun THEN -- a source's first row of a minute
+    DELETE FROM evervec.work AS w WHERE w.minute < moment - interval '25 hours';
+  END IF;
+END $$;
 
 ---------------------------------------------------------------------------------------------------------------------
 -- For people
@@ -2117,6 +2177,11 @@ CREATE OR REPLACE VIEW evervec.failures WITH (security_barrier) AS
 SELECT source, item_key, attempts, last_error, failed_at FROM evervec.outbox WHERE state = 'failed';
 COMMENT ON VIEW evervec.failures IS 'One row an item that was given up until its content changes or somebody retries it.';
 
+CREATE OR REPLACE VIEW evervec.work_history AS
+SELECT source, minute, embedded, skipped, failed, latency FROM evervec.work
+WHERE minute > clock_timestamp() - interval '1 hour';
+COMMENT ON VIEW evervec.work_history IS 'What was done in the last hour, a row a source and minute; minutes without work have none.';
+
 ---------------------------------------------------------------------------------------------------------------------
 -- Roles and rights
 ---------------------------------------------------------------------------------------------------------------------
@@ -2144,8 +2209,9 @@ DECLARE
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.note_errors(text, text[], bigint[], text)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sweep_page(text, text, int, interval, interval)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sources_waiting(interval)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.record_work(text[], bigint[], bigint[], bigint[], bigint[])'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
-    ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
+    ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures, evervec.work_history'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.listeners()'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.backlog_is_known()'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_now(text, bigint, bigint)']];

@@ -10,6 +10,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities import all_activities
+from activities.tally import Tally
 from db.connection import open_pool
 from db.items import Items
 from embedding.encoder import Encoder
@@ -45,12 +46,13 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
     client = await connect(settings)
     async with (
         open_pool(settings.database_conninfo, size=POOL_SIZE, application_name="evervec worker") as pool,
+        Tally(Items(pool)) as tally,
         Encoder(settings) as encoder,
         # A model takes the longest: it is loaded while all else is made ready.
         _in_background(preload(encoder, Items(pool))),
     ):
         await ensure_search_attributes(client)
-        async with make_worker(client, settings, Items(pool), encoder):
+        async with make_worker(client, settings, Items(pool), encoder, tally):
             log.info("worker ready", task_queue=settings.task_queue, temporal=settings.temporal_address)
             try:
                 yield
@@ -58,7 +60,7 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
                 log.info("worker stops", grace_seconds=GRACE.total_seconds(), truncated=encoder.truncated)
 
 
-def make_worker(client: Client, settings: Settings, items: Items, encoder: Encoder) -> Worker:
+def make_worker(client: Client, settings: Settings, items: Items, encoder: Encoder, tally: Tally) -> Worker:
     """Temporal's worker with everything that evervec's task queue asks for; the client is one of `connect`."""
     # It logs each failed attempt with its traceback; the activities say the same in one line.
     logging.getLogger("temporalio.activity").setLevel(logging.ERROR)
@@ -66,7 +68,7 @@ def make_worker(client: Client, settings: Settings, items: Items, encoder: Encod
         client,
         task_queue=settings.task_queue,
         workflows=all_workflows(),
-        activities=all_activities(items, encoder, settings),
+        activities=all_activities(items, encoder, settings, tally),
         max_concurrent_activities=MAX_ACTIVITIES,
         max_concurrent_workflow_tasks=MAX_WORKFLOW_TASKS,
         graceful_shutdown_timeout=GRACE,

@@ -43,7 +43,7 @@ class Browser:
 
     def csrf(self) -> str:
         """What the forms hold of the last page that has some."""
-        found = re.search(r'name="csrf" value="([^"]+)"', self.last.text) 
+        found = re.search(r'name="csrf" value="([^"]+)"', self.last.text)
         self._csrf = found[1] if found else self._csrf
         return self._csrf
 

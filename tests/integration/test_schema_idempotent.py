@@ -34,6 +34,7 @@ FUNCTIONS = {
         "note_errors",
         "read_items",
         "record_failures",
+        "record_work",
         "sources_waiting",
         "sweep_page",
         "write_back",
@@ -186,7 +187,7 @@ async def test_each_role_may_do_its_work_and_nothing_else(lab: Lab, role: str) -
         "AND has_table_privilege(%s, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')",
         role,
     )
-    views = {("evervec.status",), ("evervec.failures",)}
+    views = {("evervec.status",), ("evervec.failures",), ("evervec.work_history",)}
     assert set(rows) == (views if role == "evervec_viewer" else set())
 
 

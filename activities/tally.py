@@ -1,0 +1,83 @@
+"""What a worker has done, summed up in memory and told to the database now and then."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Self
+
+from db.items import Items, WriteBack
+from db.work import Work
+from evervec.latency import latency_bucket
+from evervec.log import describe_error, get_logger
+from evervec.messages import Outcome
+
+FLUSH_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+"""How long a stop waits for the last sums to be told."""
+
+NEEDED_NO_VECTOR = {Outcome.UNCHANGED, Outcome.INELIGIBLE, Outcome.GONE}
+
+log = get_logger(__name__)
+
+
+class Tally:
+    """Counts, and tells every few seconds while there is something to tell. What it cannot tell is lost: statistics."""
+
+    def __init__(self, items: Items) -> None:
+        self._items = items
+        self._sums: dict[str, Work] = {}
+        self._telling: asyncio.Task[None] | None = None
+        self._refused = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def stored(self, source: str, writes: Iterable[WriteBack], outcomes: Mapping[str, Outcome]) -> None:
+        """These write-backs were made just now."""
+        work, now = self._work(source), time.monotonic()
+        for write in writes:
+            outcome = outcomes[write.item_key]
+            if outcome is Outcome.EMBEDDED:
+                work.embedded += 1
+                if write.queued_at is not None:
+                    work.latency[latency_bucket(now - write.queued_at)] += 1
+            elif outcome in NEEDED_NO_VECTOR:
+                work.skipped += 1
+
+    def given_up(self, source: str, number: int) -> None:
+        """So many items were given up."""
+        self._work(source).failed += number
+
+    async def close(self) -> None:
+        """Tell what is left, if the database answers soon."""
+        if self._telling:
+            self._telling.cancel()
+            await asyncio.wait([self._telling])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._tell()
+
+    def _work(self, source: str) -> Work:
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_now_and_then(), name="evervec-tally")
+        return self._sums.setdefault(source, Work())
+
+    async def _tell_now_and_then(self) -> None:
+        while self._sums:
+            await asyncio.sleep(FLUSH_SECONDS)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        sums, self._sums = self._sums, {}
+        try:
+            if sums:
+                await self._items.record_work(sums)
+            self._refused = False
+        except Exception as error:  # noqa: BLE001 - statistics; whatever it is, the work goes on
+            if not self._refused:
+                log.warning("what was done could not be recorded", error=describe_error(error))
+            self._refused = True
