@@ -3,12 +3,11 @@
 from collections.abc import MutableMapping
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard import api
 from dashboard.context import Context
-from dashboard.errors import BusyError, MediaTypeError, StrangerError, status_of
+from dashboard.errors import BusyError, MediaTypeError, RequestError, StrangerError, TooLargeError, status_of
 from dashboard.routes import failures, items, login, overview, search, sources
 from dashboard.web import context_of, page, program_of
 from evervec.errors import EvervecError
@@ -39,7 +38,7 @@ HEADERS = {
 log = get_logger(__name__)
 
 
-def make_app(context: Context) -> FastAPI:
+def make_app(context: Context) -> ASGIApp:
     """The application of an open context."""
     app = FastAPI(
         title="evervec",
@@ -60,10 +59,8 @@ def make_app(context: Context) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
-    app.add_middleware(JsonOnly)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=context.guard.hosts, www_redirect=False)
-    app.add_middleware(SafeHeaders)
-    return app
+    # Around all of it: FastAPI refuses what is too large before it comes to middleware that it was given.
+    return SafeHeaders(TrustedHostMiddleware(ApiGate(app), context.guard.hosts, www_redirect=False))
 
 
 async def _openapi(request: Request) -> Response:
@@ -141,18 +138,27 @@ class SafeHeaders:
         await self._app(scope, receive, sent if scope["type"] == "http" else send)
 
 
-class JsonOnly:
-    """Programs send JSON: what a form of another site can send without asking is none."""
+class ApiGate:
+    """Refuses, in JSON, what programs may not send: what is none, and what says that it is too large.
+
+    A form of another site, which a browser sends without asking, is no JSON.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is JSON."""
+        answer = self._app
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith("/api/"):
-            kinds: list[Any] = [value for name, value in scope["headers"] if name == b"content-type"]
-            if not kinds or kinds[0].split(b";")[0].strip().lower() != b"application/json":
-                error = MediaTypeError()
-                await JSONResponse({"error": str(error)}, status_code=error.status)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+            headers = Headers(scope=scope)
+            length = headers.get("content-length", "0")
+            if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                answer = _refusal(MediaTypeError())
+            elif not length.isdigit() or int(length) > MAX_BODY_BYTES:
+                answer = _refusal(TooLargeError())
+        await answer(scope, receive, send)
+
+
+def _refusal(error: RequestError) -> ASGIApp:
+    return JSONResponse({"error": str(error)}, status_code=error.status)

@@ -29,6 +29,12 @@ class ForbiddenError(RequestError):
     status = 403
 
 
+class TooLargeError(RequestError):
+    """The request is larger than 4 MB: send fewer texts at a time."""
+
+    status = 413
+
+
 class MediaTypeError(RequestError):
     """Send JSON: Content-Type: application/json."""
 

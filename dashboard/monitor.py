@@ -13,6 +13,7 @@ from dashboard.sweeps import Sweeps, SweepView
 from dashboard.temporal_link import TemporalLink
 from db.pages import ListenerSession, Pages, ServerFacts, SourceDetails
 from db.sources import Sources, SourceStatus
+from db.work import WorkMinute
 from evervec.errors import EvervecError
 from evervec.log import describe_error, get_logger
 from evervec.settings import Settings
@@ -44,6 +45,8 @@ class Snapshot:
     details: dict[str, SourceDetails] = field(default_factory=dict)
     counted_at: dict[str, datetime | None] = field(default_factory=dict)
     """When a large source's rows were last walked over."""
+    history: list[WorkMinute] = field(default_factory=list)
+    """What was done in the last hour."""
     changes: int = 0
     """Enqueues since the installation."""
     server: ServerFacts | None = None
@@ -152,6 +155,7 @@ class Monitor:
         status = await self._sources.status()
         details = {one.name: one for one in await self._pages.details()}
         counted_at = await self._pages.counted_at()
+        history = await self._sources.work_history()
         server, listeners = await self._pages.server(), await self._pages.listeners()
         self._due = time.monotonic() + COUNT_SHARE * (time.monotonic() - now)
         self._tell(
@@ -159,6 +163,7 @@ class Monitor:
             status=status,
             details=details,
             counted_at=counted_at,
+            history=history,
             changes=changes,
             server=server,
             listeners=listeners,

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
+from dashboard.charts import charts
 from dashboard.monitor import Snapshot
 from dashboard.web import Dash, Looking, fragment, page
 
@@ -38,4 +39,5 @@ async def events(_visitor: Looking, dash: Dash, of: str = "overview") -> AsyncIt
 
 def parts(of: str, snapshot: Snapshot) -> dict[str, str]:
     """The live parts of a page, as HTML."""
-    return {name: fragment(f"live/{name}.html", snapshot=snapshot) for name in LIVE.get(of, ())}
+    values = {"snapshot": snapshot, "charts": charts(snapshot.history)}
+    return {name: fragment(f"live/{name}.html", **values) for name in LIVE.get(of, ())}

@@ -1,6 +1,7 @@
 """Who may come in, and what a form must bring along."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ PAGES = (
     "/search",
     "/sources",
 )
-ORDERS = {
+ORDERS: dict[str, dict[str, Any]] = {
     "/item/embed": {"source": "items", "key": "1"},
     "/item/retry": {"source": "items", "key": "1"},
     "/failures/retry": {"what": "all"},
@@ -29,7 +30,10 @@ ORDERS = {
     "/sources/cancel": {"source": "items"},
     "/sources/throttle": {"source": "items", "rate": "3"},
 }
-LOOKS = {"/item": {"source": "items", "key": "1"}, "/items": {"source": "items", "state": "any", "after": "0"}}
+LOOKS: dict[str, dict[str, Any]] = {
+    "/item": {"source": "items", "key": "1"},
+    "/items": {"source": "items", "state": "any", "after": "0"},
+}
 FORMS = ORDERS | LOOKS | {"/search": {"source": "items", "query": "drill"}, "/logout": {}}
 
 
@@ -44,13 +48,13 @@ async def lab(database: str) -> AsyncIterator[Lab]:
 
 @pytest.fixture
 async def open_one(lab: Lab) -> AsyncIterator[Browser]:
-    async with open_dashboard(lab.pool.conninfo) as browser:
+    async with open_dashboard(str(lab.pool.conninfo)) as browser:
         yield browser
 
 
 @pytest.fixture
 async def guarded(lab: Lab) -> AsyncIterator[Browser]:
-    async with open_dashboard(lab.pool.conninfo, tokens=True) as browser:
+    async with open_dashboard(str(lab.pool.conninfo), tokens=True) as browser:
         yield browser
 
 
@@ -102,13 +106,13 @@ async def test_a_forged_cookie_opens_nothing(guarded: Browser) -> None:
 
 
 async def test_another_token_ends_all_sessions(lab: Lab) -> None:
-    async with open_dashboard(lab.pool.conninfo, tokens=True) as browser:
+    async with open_dashboard(str(lab.pool.conninfo), tokens=True) as browser:
         await browser.sign_in(TOKEN)
         cookies = dict(browser.http.cookies)
-    async with open_dashboard(lab.pool.conninfo, tokens=True) as browser:
+    async with open_dashboard(str(lab.pool.conninfo), tokens=True) as browser:
         browser.http.cookies.update(cookies)
         assert (await browser.http.get("/")).status_code == 200
-    async with open_dashboard(lab.pool.conninfo, dashboard_token="changed") as browser:
+    async with open_dashboard(str(lab.pool.conninfo), dashboard_token="changed") as browser:
         browser.http.cookies.update(cookies)
         assert (await browser.http.get("/")).status_code == 303
 
@@ -218,7 +222,7 @@ async def test_a_page_names_no_other_host_and_holds_no_script_of_its_own(open_on
         ({"dashboard_address": "127.0.0.1:99999"}, "host:port"),
     ],
 )
-def test_what_would_be_open_to_all_does_not_start(changes: dict[str, str], told: str) -> None:
+def test_what_would_be_open_to_all_does_not_start(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         Guard(Settings(**changes))
 
@@ -232,7 +236,7 @@ def test_what_would_be_open_to_all_does_not_start(changes: dict[str, str], told:
         {"dashboard_address": "0.0.0.0:8080", "dashboard_token": "t"},
     ],
 )
-def test_what_is_guarded_starts(changes: dict[str, str]) -> None:
+def test_what_is_guarded_starts(changes: dict[str, Any]) -> None:
     assert Guard(Settings(**changes)).address.host
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -28,13 +29,13 @@ async def lab(database: str) -> AsyncIterator[Lab]:
 
 @pytest.fixture
 async def browser(lab: Lab) -> AsyncIterator[Browser]:
-    async with open_dashboard(lab.pool.conninfo, temporal_ui_url="http://temporal.example") as browser:
+    async with open_dashboard(str(lab.pool.conninfo), temporal_ui_url="http://temporal.example") as browser:
         yield browser
 
 
 async def seed(lab: Lab, *names: str) -> None:
     for name in names:
-        await lab.do(SEEDS[name])  # type: ignore[arg-type]
+        await lab.do(SEEDS[name])
     await lab.fill()
     await lab.work()
 
@@ -169,7 +170,8 @@ async def test_failures_are_grouped_and_retried(browser: Browser, lab: Lab) -> N
     await lab.work()
     assert "tried again: 2" in await browser.post("/failures/retry", what="all")
     assert await lab.value("SELECT count(*) FROM evervec.outbox WHERE state = 'failed'") == 0
-    for fields in ({"what": "keys", "source": "items"}, {"what": "everything"}, {}):
+    refused: list[dict[str, Any]] = [{"what": "keys", "source": "items"}, {"what": "everything"}, {}]
+    for fields in refused:
         await browser.get("/failures")
         await browser.post("/failures/retry", **fields)
         assert browser.last.status_code == 400

@@ -22,7 +22,7 @@ def member_of(conninfo: str, role: str) -> Iterator[psycopg.Connection[tuple[obj
 
 
 ALLOWED = {
-    "evervec_viewer": {"status", "failures", "work_history", "backlog_is_known", "count_now"},
+    "evervec_viewer": {"status", "failures", "work_history", "listeners", "backlog_is_known", "count_now"},
     "evervec_listener": {
         "instance_id",
         "pending_items",
