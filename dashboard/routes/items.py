@@ -102,9 +102,12 @@ async def item_of_long_key(request: Request, dash: Dash, form: Posted) -> Respon
 
 
 @router.get("/item/neighbours")
-async def neighbours(dash: Dash, _visitor: Looking, source: str, key: str = "") -> Response:
-    """The items nearest to an item: a part of its page that may take longer."""
-    return HTMLResponse(await _neighbours(dash, checked(source, "source"), checked(key, "key")))
+async def neighbours(request: Request, dash: Dash, _visitor: Looking, source: str, key: str = "") -> Response:
+    """The items nearest to an item: a part of its page that may take longer; a page of its own without scripts."""
+    found = await _neighbours(dash, checked(source, "source"), checked(key, "key"))
+    if request.headers.get("sec-fetch-dest") == "document":
+        return await page(request, "neighbours.html", source=source, key=key, neighbours=found)
+    return HTMLResponse(found)
 
 
 @router.post("/item/embed")

@@ -25,6 +25,12 @@ async def alive() -> Response:
     return PlainTextResponse("ok\n")
 
 
+@router.get("/favicon.ico")
+async def icon() -> Response:
+    """What a browser asks for where a page names no icon."""
+    return RedirectResponse("/static/icon.svg")
+
+
 @router.get("/login")
 async def form(request: Request, dash: Dash) -> Response:
     """The login page."""

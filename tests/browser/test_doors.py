@@ -54,13 +54,13 @@ def test_a_forged_form_is_refused(windows: Windows, guarded: str, scene: Scene) 
         answer = page.request.post("/sources/pause", form=fields)
         assert answer.status == 403
     # A form of another site, which the browser sends: no cookie goes along.
-    page.goto("/healthz")
-    page.set_content(
-        f"<form method=post action='{guarded.replace('127.0.0.1', 'localhost')}/sources/pause'>"
-        "<input name=source value=items><button>x</button></form>"
+    form = (
+        f"<form method=post action='{guarded}/sources/pause'><input name=source value=items><button>x</button></form>"
     )
+    page.route("http://evil.example/", lambda route: route.fulfill(content_type="text/html", body=form))
+    page.goto("http://evil.example/")
     page.get_by_role("button").click()
-    page.wait_for_load_state()
+    expect(page).to_have_url(re.compile("/login$"))
     assert not scene.value("SELECT paused FROM evervec.source WHERE name = 'items'")
-    windows.hosts.clear()
+    windows.hosts.remove("evil.example")
     windows.trouble.clear()

@@ -16,7 +16,7 @@ PICTURES = Path(os.environ.get("SCREENSHOTS", "build/screenshots"))
 PAGES = {
     "overview": "/",
     "items": "/items?source=items",
-    "item": "/item?source=items&key=11",
+    "item": "/item?source=items&key=1",
     "failures": "/failures?source=items&error=the+content+is+too+strange",
     "search": "/search",
     "sources": "/sources",
@@ -44,16 +44,14 @@ def something_to_see(scene: Scene) -> Iterator[None]:
     scene.settled()
     scene.run("SELECT evervec.refire('archive', 'true', true)")
     scene.run("SELECT evervec.throttle('archive', 40)")
-    scene.run("UPDATE items SET description = description || ' Still there.' WHERE id % 20 = 11")
+    scene.run("UPDATE items SET description = description || ' Still there.' WHERE id % 20 = 1")
     scene.run(
         "INSERT INTO evervec.outbox (source, item_key, version, state, attempts, last_error, failed_at) "
         "SELECT 'items', id::text, nextval('evervec.outbox_version'), 'failed', 1, 'the content is too strange', now() "
         "FROM items WHERE id IN (20, 40, 60) ON CONFLICT DO NOTHING"
     )
-    until(
-        lambda: scene.value("SELECT count(*) FROM evervec.outbox WHERE source = 'items' AND state = 'pending'") == 0,
-        "edits",
-    )
+    pending = "SELECT count(*) FROM evervec.outbox WHERE source = 'items' AND state = 'pending'"
+    until(lambda: scene.value(pending) == 0, "the edits to be embedded")
     yield
     scene.run("SELECT evervec.throttle('archive', NULL)")
     scene.run("SELECT evervec.retry('items')")
