@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Each has servers of its own and mostly waits: one more than a small machine has cores.
 TEST_PROCESSES ?= 3
+PICTURES := overview-desk-light overview-phone-dark item-desk-dark search-desk-light failures-phone-dark
 PEERS := cocoindex pgai pixeltable
 CHAOS = $(BIN)/python -m tests.chaos --seed $(or $(SEED),1)
 BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-.PHONY: help demo test test-browser test-long chaos chaos-short soak bench bench-peers bench-scale bench-publish lint types format clean
+.PHONY: help demo test test-browser pictures test-long chaos chaos-short soak bench bench-peers bench-scale bench-publish lint types format clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests
 test-browser: $(VENV)/.dev ## the dashboard in a real browser, before the whole stack; needs Debian's chromium, or CHROMIUM=/path/to/it
 	@echo "== browser tests"
 	@$(if $(CHROMIUM),CHROMIUM=$(CHROMIUM)) $(BIN)/pytest -m browser
+
+pictures: test-browser ## put the pictures that the browser tests take into docs/images
+	@for picture in $(PICTURES); do cp build/screenshots/$$picture.png docs/images/; done
 
 test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watched and filled
 	@echo "== long tests"

@@ -13,11 +13,22 @@ from evervec.latency import LATENCY_BUCKETS
 
 MINUTES = 60
 WIDTH, HEIGHT = 420, 130
-LEFT, RIGHT, TOP, BOTTOM = 44, 6, 8, 20
+LEFT, RIGHT, TOP, BOTTOM = 52, 6, 8, 20
+COLUMN = (WIDTH - LEFT - RIGHT) / MINUTES
 LEAST_SECONDS = 5.0
 """Of a minute that has just begun."""
 LEAST_LATENCY = 0.05
 LATENCY_TICKS = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)
+
+
+class Frame(NamedTuple):
+    """Where the charts lie within their SVG."""
+
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    column: float = round(COLUMN * 0.9, 1)
 
 
 class Tick(NamedTuple):
@@ -98,12 +109,11 @@ def _by_source(history: Iterable[WorkMinute]) -> Iterator[tuple[str, list[WorkMi
 def _rate_chart(minutes: Sequence[WorkMinute], now: datetime) -> RateChart:
     rates = {_column(one.minute, now): one.embedded / _length(one.minute, now) for one in minutes}
     top = _round_up(max(rates.values(), default=0.0))
-    width = (WIDTH - LEFT - RIGHT) / MINUTES
     bars = []
     for column, rate in sorted(rates.items()):
         height = _space() * rate / top
         if 0 <= column < MINUTES and rate:
-            bars.append(Bar(round(LEFT + column * width, 1), round(TOP + _space() - height, 1), round(height, 1)))
+            bars.append(Bar(round(LEFT + column * COLUMN, 1), round(TOP + _space() - height, 1), round(height, 1)))
     ticks = [Tick(TOP + _space() * (1 - share), _plain(top * share)) for share in (0.0, 0.5, 1.0)]
     done, most = sum(one.embedded for one in minutes), max(rates.values(), default=0.0)
     return RateChart(bars, ticks, f"{number(done)} embedded in the last hour, at most {_plain(most)} a second")
@@ -126,7 +136,6 @@ def _latency_chart(minutes: Sequence[WorkMinute], now: datetime) -> LatencyChart
 
 def _lines(values: dict[int, float | None], ceiling: float) -> list[str]:
     """A polyline for each stretch of minutes without a gap."""
-    width = (WIDTH - LEFT - RIGHT) / MINUTES
     lines: list[list[str]] = []
     before = -2
     for column, value in sorted(values.items()):
@@ -134,11 +143,11 @@ def _lines(values: dict[int, float | None], ceiling: float) -> list[str]:
             continue
         if column != before + 1:
             lines.append([])
-        x = LEFT + (column + 0.5) * width
+        x = LEFT + (column + 0.5) * COLUMN
         lines[-1].append(f"{x:.1f},{_log_y(value, ceiling):.1f}")
         before = column
     # A line of one point is not seen: give it a length.
-    return [" ".join(line if len(line) > 1 else [line[0], _moved(line[0], width / 2)]) for line in lines]
+    return [" ".join(line if len(line) > 1 else [line[0], _moved(line[0], COLUMN / 2)]) for line in lines]
 
 
 def _moved(point: str, by: float) -> str:

@@ -108,7 +108,7 @@ class Track:
         first, last = self._samples[0], self._samples[-1]
         if last.at - first.at < 2:  # noqa: PLR2004 - seconds; too short to say
             return status.items_per_second or None
-        return (last.items - first.items) / (last.at - first.at) or None
+        return (last.items - first.items) / (last.at - first.at) or status.items_per_second or None
 
     @property
     def forgotten(self) -> bool:

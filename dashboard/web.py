@@ -22,6 +22,7 @@ _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(str(files("dashboard").joinpath("templates"))),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
+    auto_reload=False,
     trim_blocks=True,
     lstrip_blocks=True,
 )

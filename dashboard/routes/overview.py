@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
-from dashboard.charts import charts
+from dashboard.charts import Frame, charts
 from dashboard.monitor import Snapshot
 from dashboard.web import Dash, Looking, fragment, page
 
@@ -39,5 +39,5 @@ async def events(_visitor: Looking, dash: Dash, of: str = "overview") -> AsyncIt
 
 def parts(of: str, snapshot: Snapshot) -> dict[str, str]:
     """The live parts of a page, as HTML."""
-    values = {"snapshot": snapshot, "charts": charts(snapshot.history)}
+    values = {"snapshot": snapshot, "charts": charts(snapshot.history), "frame": Frame()}
     return {name: fragment(f"live/{name}.html", **values) for name in LIVE.get(of, ())}

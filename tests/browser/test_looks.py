@@ -17,7 +17,7 @@ PAGES = {
     "overview": "/",
     "items": "/items?source=items",
     "item": "/item?source=items&key=1",
-    "failures": "/failures?source=items&error=the+content+is+too+strange",
+    "failures": "/failures?source=archive&error=the+stub+refuses+content+that+holds+evervec-poison",
     "search": "/search",
     "sources": "/sources",
     "error": "/item?source=nobody&key=1",
@@ -35,26 +35,33 @@ THEMES = ("light", "dark")
 SERIOUS = {"serious", "critical"}
 
 
+HISTORY = """
+    INSERT INTO evervec.work SELECT 'items', date_trunc('minute', now()) - make_interval(mins => n), w.done, 0, 0,
+      ARRAY[0, 0, w.done / 4, w.done - w.done / 4 - w.slow, 0, w.slow / 2, w.slow - w.slow / 2] || array_fill(0, ARRAY[12])
+    FROM generate_series(4, 58) AS n, LATERAL (
+      SELECT (60 + 40 * sin(n / 4.0) + 15 * sin(n * 1.7))::int, (5 + 4 * sin(n / 3.0))::int) AS w (done, slow)
+    ON CONFLICT DO NOTHING
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def something_to_see(scene: Scene) -> Iterator[None]:
-    """Edits, failures, and a sweep that takes its time."""
+    """An hour of work, edits, failures, and a sweep that takes its time."""
+    scene.run(HISTORY)
     scene.run("CREATE TABLE archive (id int PRIMARY KEY, title text)")
-    scene.run("INSERT INTO archive SELECT n, 'Record ' || n FROM generate_series(1, 6000) AS n")
+    scene.run(
+        "INSERT INTO archive SELECT n, CASE n % 700 WHEN 7 THEN 'evervec-poison' ELSE 'Record ' || n END "
+        "FROM generate_series(1, 6000) AS n"
+    )
     scene.run("SELECT evervec.watch('archive', '{title}', model => 'stub:8')")
     scene.settled()
-    scene.run("SELECT evervec.refire('archive', 'true', true)")
+    scene.run("SELECT evervec.refire('archive', 'id % 700 <> 7', true)")
     scene.run("SELECT evervec.throttle('archive', 40)")
     scene.run("UPDATE items SET description = description || ' Still there.' WHERE id % 20 = 1")
-    scene.run(
-        "INSERT INTO evervec.outbox (source, item_key, version, state, attempts, last_error, failed_at) "
-        "SELECT 'items', id::text, nextval('evervec.outbox_version'), 'failed', 1, 'the content is too strange', now() "
-        "FROM items WHERE id IN (20, 40, 60) ON CONFLICT DO NOTHING"
-    )
     pending = "SELECT count(*) FROM evervec.outbox WHERE source = 'items' AND state = 'pending'"
     until(lambda: scene.value(pending) == 0, "the edits to be embedded")
     yield
     scene.run("SELECT evervec.throttle('archive', NULL)")
-    scene.run("SELECT evervec.retry('items')")
     scene.settled()
     scene.run("SELECT evervec.unwatch('archive')")
 
@@ -69,6 +76,7 @@ def show(page: Page, name: str) -> None:
         expect(page.get_by_role("row").nth(1)).to_be_visible()
     if name == "overview":
         expect(page.locator("[data-sweep=archive]")).to_be_visible()
+        expect(page.locator("[data-sweep=archive]")).not_to_have_attribute("data-done", "0")
         expect(page.locator("[data-charts=items]")).to_be_visible()
     if name == "item":
         expect(page.locator("[aria-labelledby=h-near] tbody tr").first).to_be_visible()

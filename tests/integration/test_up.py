@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
+from urllib.request import urlopen
 
 import psutil
 import psycopg
@@ -21,8 +22,8 @@ from cli.stack.temporal import TemporalServer
 
 COME_UP_SECONDS = 90.0
 STOP_SECONDS = 60.0
-PARTS = {"postgres", "temporal", "listener", "worker"}
-PREFERRED_PORTS = (54329, 7233, 8233)
+PARTS = {"postgres", "temporal", "listener", "worker", "dashboard"}
+PREFERRED_PORTS = (54329, 7233, 8233, 8080)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = COME_UP_SECONDS) -> None:
@@ -69,7 +70,7 @@ class Up:
         return psycopg.connect(self.environment()["EVERVEC_DATABASE_URL"], autocommit=True)
 
     def children(self) -> dict[str, psutil.Process]:
-        """The parts that it runs, by name: postgres, temporal, listener, worker."""
+        """The parts that it runs, by name."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.Error):
@@ -135,7 +136,14 @@ def test_comes_up_on_busy_ports_and_stops_on_ctrl_c(start: Callable[..., Up]) ->
         assert all(f"port {port} is taken" in up.output for port in PREFERRED_PORTS)
     assert up.env_file.stat().st_mode & 0o777 == 0o600
     variables = up.environment()
-    assert set(variables) == {"EVERVEC_DATABASE_URL", "EVERVEC_TEMPORAL_ADDRESS", "EVERVEC_TEMPORAL_NAMESPACE"}
+    assert set(variables) == {
+        "EVERVEC_DATABASE_URL",
+        "EVERVEC_TEMPORAL_ADDRESS",
+        "EVERVEC_TEMPORAL_NAMESPACE",
+        "EVERVEC_DASHBOARD_URL",
+    }
+    with urlopen(variables["EVERVEC_DASHBOARD_URL"], timeout=30) as answer:
+        assert b"Nothing is watched yet" in answer.read()
     with up.connect() as connection:
         row = connection.execute("SELECT current_database(), (SELECT count(*) FROM evervec.source)").fetchone()
     assert row == ("evervec", 0)
@@ -195,7 +203,7 @@ async def test_uses_the_servers_that_the_environment_names(
     variables = {"EVERVEC_DATABASE_URL": database, "EVERVEC_TEMPORAL_ADDRESS": temporal.address}
     up = start(**variables, EVERVEC_MODEL="nobody/has-this-model").ready()
     assert up.environment().items() >= variables.items()
-    assert set(up.children()) == {"listener", "worker"}
+    assert set(up.children()) == {"listener", "worker", "dashboard"}
     assert up.stop() == 0
     assert await Client.connect(temporal.address)
 
