@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from tests.browser.scene import TOKEN, VIEWER_TOKEN, Scene, chromium, open_scene
 
@@ -73,14 +73,19 @@ class Windows:
         context.set_default_timeout(TIMEOUT_MS)
         self._contexts.append(context)
         page = context.new_page()
-        page.on("dialog", lambda dialog: self._wrong(f"a dialog: {dialog.message}") or dialog.dismiss())
-        page.on("pageerror", lambda error: self._wrong(f"a script failed: {error}"))
-        page.on("console", lambda said: said.type == "error" and self._wrong(f"{page.url}: {said.text}"))
+        page.on("dialog", self._dialog)
+        page.on("pageerror", lambda error: self.trouble.append(f"a script failed: {error}"))
+        page.on("console", self._said)
         page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
         return page
 
-    def _wrong(self, what: str) -> None:
-        self.trouble.append(what)
+    def _dialog(self, dialog: Dialog) -> None:
+        self.trouble.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.trouble.append(f"{message.location['url']}: {message.text}")
 
     def close(self) -> None:
         """All of them."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -43,7 +43,7 @@ class Scene:
 
     def run(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Execute what a test made up; its rows, if it has any."""
-        cursor = self._owner.execute(cast("LiteralString", statement), parameters or None)
+        cursor = self._owner.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
 
     def value(self, statement: str, *parameters: object) -> Any:

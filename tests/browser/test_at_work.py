@@ -2,8 +2,9 @@
 
 import re
 import time
+from functools import partial
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Windows
 from tests.browser.scene import Scene, until
@@ -17,16 +18,20 @@ def number(text: str) -> int:
     return int(text.replace(",", ""))
 
 
+def is_beyond(shown: Locator, before: int) -> bool:
+    return number(shown.inner_text()) > before
+
+
 def test_an_edit_by_sql_changes_the_overview_without_a_reload(page: Page, scene: Scene) -> None:
     page.goto("/")
     page.evaluate("window.neverReloaded = true")
     took = []
+    shown = page.locator("#changes")
     for n in range(EDITS):
-        shown = page.locator("#changes")
         before = number(shown.inner_text())
         began = time.monotonic()
         scene.run("UPDATE items SET description = %s WHERE id = 1", f"Edited for the {n}th time, in plain SQL")
-        until(lambda before=before, shown=shown: number(shown.inner_text()) > before, "the edit to be shown")
+        until(partial(is_beyond, shown, before), "the edit to be shown")
         took.append(time.monotonic() - began)
     # The machine may be busy with something else now and then.
     assert min(took) < SOON_SECONDS, took

@@ -50,7 +50,8 @@ def test_a_forged_form_is_refused(windows: Windows, guarded: str, scene: Scene) 
     page = windows.open(guarded)
     sign_in(page, TOKEN)
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
-    for fields in ({"source": "items"}, {"source": "items", "csrf": "guessed"}):
+    forged: list[dict[str, str | float | bool]] = [{"source": "items"}, {"source": "items", "csrf": "guessed"}]
+    for fields in forged:
         answer = page.request.post("/sources/pause", form=fields)
         assert answer.status == 403
     # A form of another site, which the browser sends: no cookie goes along.

@@ -37,7 +37,8 @@ SERIOUS = {"serious", "critical"}
 
 HISTORY = """
     INSERT INTO evervec.work SELECT 'items', date_trunc('minute', now()) - make_interval(mins => n), w.done, 0, 0,
-      ARRAY[0, 0, w.done / 4, w.done - w.done / 4 - w.slow, 0, w.slow / 2, w.slow - w.slow / 2] || array_fill(0, ARRAY[12])
+      ARRAY[0, 0, w.done / 4, w.done - w.done / 4 - w.slow, 0, w.slow / 2, w.slow - w.slow / 2]
+        || array_fill(0, ARRAY[12])
     FROM generate_series(4, 58) AS n, LATERAL (
       SELECT (60 + 40 * sin(n / 4.0) + 15 * sin(n * 1.7))::int, (5 + 4 * sin(n / 3.0))::int) AS w (done, slow)
     ON CONFLICT DO NOTHING

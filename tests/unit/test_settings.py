@@ -36,6 +36,8 @@ VALUES: dict[str, tuple[str, object]] = {
     "metrics_address": ("0.0.0.0:9090", "0.0.0.0:9090"),
     "dashboard_address": ("0.0.0.0:80", "0.0.0.0:80"),
     "dashboard_token": ("secret", SecretStr("secret")),
+    "dashboard_viewer_token": ("look", SecretStr("look")),
+    "temporal_ui_url": ("http://temporal.example", "http://temporal.example"),
     "log_level": ("ERROR", LogLevel.ERROR),
     "log_format": ("console", LogFormat.CONSOLE),
 }
