@@ -50,9 +50,10 @@ class Backfills:
             for source in list(self._of):
                 await self._stop(source)
 
-    def get(self, source: str) -> Backfill | None:
-        """The last one of a source."""
-        return self._of.get(source)
+    @property
+    def shown(self) -> dict[str, Backfill]:
+        """Those that still enqueue, and those that stopped before their end."""
+        return {source: one for source, one in sorted(self._of.items()) if one.running or one.problem}
 
     async def start(self, source: str, *, predicate: str, force: bool, rate: float | None) -> None:
         """Begin one. ConfigurationError when one runs, DatabaseError when the predicate makes no sense."""

@@ -14,10 +14,13 @@ from db.connection import open_pool
 from db.pages import Pages
 from db.sources import Sources
 from embedding.encoder import Encoder
+from evervec.errors import ServiceUnreachableError
 from evervec.settings import Settings
 
 POOL_SIZE = 8
 COMPUTE_AT_ONCE = 8
+COMPUTE_SECONDS = 120.0
+"""How long one may take, the loading of its model included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,20 @@ class Context:
 
     @asynccontextmanager
     async def turn_to_compute(self) -> AsyncIterator[None]:
-        """A place among the few requests that embed something at a time; BusyError when all are taken."""
+        """A place among the few requests that embed something at a time.
+
+        BusyError when all are taken, ServiceUnreachableError when it takes too long.
+        """
         if self.computing.locked():
             raise BusyError
-        async with self.computing:
-            yield
+        try:
+            async with self.computing, asyncio.timeout(COMPUTE_SECONDS):
+                yield
+        except TimeoutError:
+            raise ServiceUnreachableError(
+                f"this took longer than {COMPUTE_SECONDS:.0f} s: the model is slow to load, or the vectors want an index "
+                "(docs/operations.md)"
+            ) from None
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from temporalio.service import RPCError
 
 from dashboard.sweeps import Sweeps, SweepView
 from dashboard.temporal_link import TemporalLink
-from db.pages import ListenerSession, Pages, ServerFacts, SourceDetails
+from db.pages import CountedAt, ListenerSession, Pages, ServerFacts, SourceDetails
 from db.sources import Sources, SourceStatus
 from db.work import WorkMinute
 from evervec.errors import EvervecError
@@ -43,8 +43,7 @@ class Snapshot:
     """When the counts were made."""
     status: list[SourceStatus] = field(default_factory=list)
     details: dict[str, SourceDetails] = field(default_factory=dict)
-    counted_at: dict[str, datetime | None] = field(default_factory=dict)
-    """When a large source's rows were last walked over."""
+    counted_at: dict[str, CountedAt] = field(default_factory=dict)
     history: list[WorkMinute] = field(default_factory=list)
     """What was done in the last hour."""
     changes: int = 0
@@ -105,6 +104,11 @@ class Monitor:
     def hurry(self) -> None:
         """Somebody has changed something: look at once."""
         self._hurry = True
+
+    @property
+    def watchers(self) -> int:
+        """How many streams are open."""
+        return self._watchers
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         """How things stand, again and again: at once, and after each look."""

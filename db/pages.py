@@ -76,6 +76,15 @@ class SourceDetails(NamedTuple):
     created_at: datetime
 
 
+class CountedAt(NamedTuple):
+    """When the counts of a source were made; None for those that are made at each look."""
+
+    large: bool
+    """Whether its rows are not counted at each look; `rows` may be None then, since they never were."""
+    rows: datetime | None
+    waiting: datetime | None
+
+
 class ListenerSession(NamedTuple):
     """A listener's connection."""
 
@@ -143,9 +152,10 @@ class Pages:
         """All sources, or this one."""
         return [SourceDetails(**row) for row in await self._rows("source_details", source=source)]
 
-    async def counted_at(self) -> dict[str, datetime | None]:
-        """When the rows of each large source were last counted; None where no count is there yet."""
-        return {row["source"]: row["counted_at"] for row in await self._rows("counted_at")}
+    async def counted_at(self) -> dict[str, CountedAt]:
+        """When the counts of each source were made."""
+        found = await self._rows("counted_at")
+        return {row["source"]: CountedAt(row["large"], row["rows"], row["waiting"]) for row in found}
 
     async def listeners(self) -> list[ListenerSession]:
         """The listeners that are connected, the leader first."""

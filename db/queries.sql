@@ -208,11 +208,13 @@ SELECT name, relation::text AS relation, key_column, key_type, text_columns, req
 FROM evervec.source WHERE %(source)s::text IS NULL OR name = %(source)s ORDER BY name;
 
 -- name: counted_at
--- When the counts of large sources were made that evervec.status brings up to date; small ones it counts at each look.
-SELECT s.name AS source, (
+-- When the counts were made that evervec.status does not make at each look: of a large source's rows, of a long outbox.
+SELECT s.name AS source, large.large, b.counted_at AS waiting, CASE WHEN large.large THEN (
   SELECT t.counted_at FROM evervec.total t, evervec.changes(s) AS c WHERE t.source = s.name AND t.files = c.files
-  ORDER BY t.done DESC LIMIT 1) AS counted_at
-FROM evervec.source s WHERE CASE WHEN evervec.is_sound(s) THEN evervec.is_large(s) END;
+  ORDER BY t.done DESC LIMIT 1) END AS rows
+FROM evervec.source s
+CROSS JOIN LATERAL (SELECT CASE WHEN evervec.is_sound(s) THEN evervec.is_large(s) ELSE false END AS large) AS large
+LEFT JOIN evervec.backlog b ON b.source = s.name AND evervec.backlog_is_known();
 
 -- name: listeners
 SELECT pid, leads FROM evervec.listeners();

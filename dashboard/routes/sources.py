@@ -21,8 +21,7 @@ async def sources(request: Request, dash: Dash, _visitor: Looking) -> Response:
         request,
         "sources.html",
         details=details,
-        backfills={one.name: dash.backfills.get(one.name) for one in details},
-        live=parts("sources", snapshot),
+        live=parts("sources", snapshot, dash.backfills),
     )
 
 

@@ -83,3 +83,4 @@ async def test_every_page_comes_soon(lab: Lab, waiting: int) -> None:
         shown = words(await browser.get("/"))
     assert "1,000,000 rows, counted" in shown
     assert "brought up to date by the outbox" in shown
+    assert ("what waits was counted" in shown) is (waiting > 50_000)
