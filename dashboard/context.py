@@ -51,7 +51,7 @@ class Context:
                 yield
         except TimeoutError:
             raise ServiceUnreachableError(
-                f"this took longer than {COMPUTE_SECONDS:.0f} s: the model is slow to load, or the vectors want an index "
+                f"this took longer than {COMPUTE_SECONDS:.0f} s: the model loads slowly, or the vectors want an index "
                 "(docs/operations.md)"
             ) from None
 
