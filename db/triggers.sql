@@ -367,12 +367,12 @@ BEGIN
 END $$;
 
 -- The same as a statement of a trigger function. Where somebody rings already it costs no call, and where a transaction has
--- rung enough no query.
+-- rung enough no query. Two short conditions, since a transaction sets up all of the one that it comes to.
 CREATE OR REPLACE FUNCTION evervec.ring_sql(p_source text, p_arguments text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format(E'  IF pg_try_advisory_xact_lock(731031240, evervec.bell(now()))\n'
-                '    AND coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
-                '    AND evervec.ring(%L, %s) IS NULL THEN\n    NULL;\n  END IF;\n', p_source, p_arguments)
+  SELECT format(E'  IF pg_try_advisory_xact_lock(731031240, evervec.bell(CURRENT_TIMESTAMP)) THEN\n'
+                '    IF coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
+                '      AND evervec.ring(%L, %s) IS NULL THEN\n      NULL;\n    END IF;\n  END IF;\n', p_source, p_arguments)
 $$;
 
 -- Earlier versions of this file returned less.
@@ -524,12 +524,19 @@ DECLARE
   -- A predicate may name columns that are called like a variable.
   header    text := E'\n#variable_conflict use_column\nDECLARE\n  h text;\n  stored text;\n  is_active boolean;\nBEGIN\n';
   is_column boolean := coalesce(s.active_columns = ARRAY[s.active::name], false);
+  same_key  text := evervec.same_sql(s.relation, ARRAY[s.key_column]);
+  visible   text := (SELECT string_agg(evervec.begins_visibly_sql('NEW', c), ' AND ') FROM unnest(s.text_columns) AS c);
+  hash      text := evervec.content_hash_sql(s.fingerprint, evervec.content_sql('NEW', s.text_columns));
+  plain     text := evervec.content_hash_sql(s.fingerprint, (
+    SELECT string_agg(format('NEW.%I::text', c), ' || '' | '' || ' ORDER BY n)
+    FROM unnest(s.text_columns) WITH ORDINALITY AS u (c, n)));
+  hashed    text := format(E'  IF %s THEN\n    h := %s;\n  ELSE\n    h := %s;\n  END IF;\n', visible, plain, hash);
   settle    text;
   moved     text;
   eligible  text := '';
   stale     text;
   enqueue   text;
-  functions text[] := ARRAY['row_', 'touch_', 'gone_', 'truncated_'];
+  functions text[] := ARRAY['row_', 'touch_', 'edit_', 'gone_', 'truncated_'];
   bodies    text[];
 BEGIN
   -- An item that needs nothing any more may have failed with what it was before: the worker is to look at it again.
@@ -544,8 +551,7 @@ BEGIN
     E'  IF NOT (%3$s) AND TG_OP = ''UPDATE'' THEN\n'
     '    IF NOT evervec.item_exists(%1$L, OLD.%2$I::text) THEN\n'
     '      DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
-    '      PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n    END IF;\n', s.name, s.key_column,
-    evervec.same_sql(s.relation, ARRAY[s.key_column]))
+    '      PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n    END IF;\n', s.name, s.key_column, same_key)
     || CASE WHEN has_side THEN format(
       E'    UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
       '      AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
@@ -559,13 +565,6 @@ BEGIN
       CASE WHEN is_column THEN 'NEW.' || s.active WHEN s.active IS NULL THEN 'true' ELSE 'is_active' END,
       s.required_columns), settle);
   END IF;
-  eligible := eligible || format(
-    E'  IF %s THEN\n    h := %s;\n  ELSE\n    h := %s;\n  END IF;\n',
-    (SELECT string_agg(evervec.begins_visibly_sql('NEW', c), ' AND ') FROM unnest(s.text_columns) AS c),
-    evervec.content_hash_sql(s.fingerprint, (
-      SELECT string_agg(format('NEW.%I::text', c), ' || '' | '' || ' ORDER BY n)
-      FROM unnest(s.text_columns) WITH ORDINALITY AS u (c, n))),
-    evervec.content_hash_sql(s.fingerprint, evervec.content_sql('NEW', s.text_columns)));
   stale := CASE WHEN has_side THEN
       -- The snapshot of a repeatable read may be older than a write-back to the side table: what it shows proves nothing.
       format(E'  SELECT e.%I INTO stored FROM %s AS e WHERE e.%I = NEW.%I AND e.%I IS NOT NULL;\n'
@@ -580,19 +579,22 @@ BEGIN
     '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at;\n'
     '%3$s  RETURN NEW;\n', s.name, s.key_column,
     evervec.ring_sql(s.name, format('NEW.%I::text, h', s.key_column)));
+  -- What is beside a key that changed proves nothing about the item that has this key now.
+  moved := moved || CASE WHEN has_side THEN eligible || hashed || enqueue ELSE '' END || E'  END IF;\n';
   bodies := ARRAY[
-    -- What is beside a key that changed proves nothing about the item that has this key now.
     header || format(E'  IF %s THEN\n    RETURN NEW;\n  END IF;\n', same)
-      || moved || CASE WHEN has_side THEN eligible || enqueue ELSE '' END || E'  END IF;\n'
-      || eligible || stale || enqueue || 'END ',
-    header || format(E'  IF NOT (%s) THEN\n    RETURN NEW;\n  END IF;\n', same) || eligible || stale || enqueue || 'END ',
+      || moved || eligible || hashed || stale || enqueue || 'END ',
+    header || format(E'  IF NOT (%s) THEN\n    RETURN NEW;\n  END IF;\n', same)
+      || eligible || hashed || stale || enqueue || 'END ',
+    header || format(E'  IF %s AND %s THEN\n    h := %s;\n  ELSE\n%s    h := %s;\n  END IF;\n',
+                     same_key, visible, plain, moved, hash) || eligible || stale || enqueue || 'END ',
     E'\nBEGIN\n' || format(
       E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n', s.name, s.key_column)
     || CASE WHEN has_side THEN format(E'  DELETE FROM %s AS e WHERE e.%I = OLD.%I;\n', side, s.key_column, s.key_column)
        ELSE '' END || evervec.ring_sql(s.name, format('OLD.%I::text', s.key_column)) || E'  RETURN OLD;\nEND ',
     E'\nBEGIN\n' || format(E'  DELETE FROM evervec.outbox WHERE source = %L;\n', s.name)
     || CASE WHEN has_side THEN format(E'  TRUNCATE %s;\n', side) ELSE '' END || E'  RETURN NULL;\nEND '];
-  FOR n IN 1 .. 4 LOOP
+  FOR n IN 1 .. cardinality(functions) LOOP
     EXECUTE format('CREATE OR REPLACE FUNCTION evervec.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp AS %L', functions[n] || s.id, bodies[n]);
     EXECUTE format('REVOKE ALL ON FUNCTION evervec.%I() FROM PUBLIC', functions[n] || s.id);
@@ -611,21 +613,67 @@ BEGIN
   RETURN found;
 END $$;
 
--- (Re)make the triggers. `row` looks at each row of an UPDATE and does nothing where neither the key nor the content
--- changed, whichever way; `touch` looks at those of a statement that names one of their columns, and does nothing where
--- they changed. A WHEN would be parsed anew by every statement, which takes longer than the call that it saves.
+-- Whether a statement can change a row's content without naming one of the columns: by a BEFORE trigger of the user's, on the
+-- table or a partition of it.
+CREATE OR REPLACE FUNCTION evervec.may_change_unnamed(p_relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM pg_trigger WHERE tgtype & 19 = 19 -- FOR EACH ROW, BEFORE, UPDATE
+                 AND (tgrelid = p_relation OR tgrelid IN (SELECT relid FROM pg_partition_tree(p_relation))))
+$$;
+
+-- Such a trigger may come later. The guard notices at once, in the statement that makes it or attaches the partition that has
+-- it, and has the table's rows looked at from then on.
+CREATE OR REPLACE FUNCTION evervec.guard() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM evervec.make_triggers(s) FROM evervec.source s
+  WHERE evervec.may_change_unnamed(s.relation)
+    AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = s.relation AND tgname = 'evervec_touch_' || s.id)
+    AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = s.relation AND tgname = 'evervec_row_' || s.id);
+END $$;
+
+-- Only a superuser can make an event trigger.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'evervec_guard') THEN
+    CREATE EVENT TRIGGER evervec_guard ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'ALTER TABLE')
+      EXECUTE FUNCTION evervec.guard();
+    ALTER EVENT TRIGGER evervec_guard ENABLE ALWAYS;
+  END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+  NULL;
+END $$;
+
+-- Whether each row of each UPDATE has to be looked at: where its content may change in a statement that does not name
+-- it, or where nobody would notice that it may.
+CREATE OR REPLACE FUNCTION evervec.looks_at_rows(p_relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtfoid = 'evervec.guard'::regproc AND evtenabled = 'A')
+         OR evervec.may_change_unnamed(p_relation)
+$$;
+
+-- (Re)make the triggers. Where UPDATEs that name none of the columns need no look, `edit` does all that the others need. Else
+-- `row` looks at each row of an UPDATE and does nothing where neither the key nor the content changed, whichever way; `touch`
+-- looks at those of a statement that names one of their columns, and does nothing where they changed. A WHEN would be
+-- parsed anew by every statement, which takes longer than the call that it saves.
 CREATE OR REPLACE FUNCTION evervec.make_triggers(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   relation text := s.relation::text;
+  looks    boolean := evervec.looks_at_rows(s.relation);
 BEGIN
+  IF looks THEN
+    EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW '
+                   'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
+  ELSE
+    EXECUTE format('DROP TRIGGER IF EXISTS evervec_row_%1$s ON %2$s', s.id, relation);
+  END IF;
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %3$s ON %2$s FOR EACH ROW '
+                 'EXECUTE FUNCTION evervec.%4$s_%1$s()', s.id, relation,
+                 (SELECT string_agg(quote_ident(c), ', ') FROM unnest(evervec.read_columns(s)) AS c),
+                 CASE WHEN looks THEN 'touch' ELSE 'edit' END);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_insert_%1$s AFTER INSERT ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW '
-                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %3$s ON %2$s FOR EACH ROW '
-                 'EXECUTE FUNCTION evervec.touch_%1$s()', s.id, relation,
-                 (SELECT string_agg(quote_ident(c), ', ') FROM unnest(evervec.read_columns(s)) AS c));
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_gone_%1$s AFTER DELETE ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.gone_%1$s()', s.id, relation);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_truncated_%1$s AFTER TRUNCATE ON %2$s FOR EACH STATEMENT '
@@ -1064,7 +1112,7 @@ DECLARE
 BEGIN
   FOR made IN
     SELECT * FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace
-      AND proname IN ('row_' || s.id, 'touch_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
+      AND proname IN ('row_' || s.id, 'touch_' || s.id, 'edit_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
   LOOP
     EXECUTE coalesce((
       SELECT string_agg(format('REVOKE ALL ON FUNCTION %s FROM %s', made.oid::regprocedure, a.grantee::regrole), '; ')
@@ -1117,7 +1165,8 @@ BEGIN
     SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS statement
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     WHERE p.pronamespace = 'evervec'::regnamespace AND t.tgparentid = 0
-      AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'key_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
+      AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'edit_' || s.id, 'key_' || s.id, 'gone_' || s.id,
+                        'truncated_' || s.id)
   LOOP
     EXECUTE made.statement;
   END LOOP;
@@ -1139,8 +1188,8 @@ BEGIN
     PERFORM evervec.lock_briefly(s.relation);
   END IF;
   PERFORM evervec.drop_triggers(s);
-  EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.touch_%1$s(), evervec.key_%1$s(), '
-                 'evervec.gone_%1$s(), evervec.truncated_%1$s()', s.id);
+  EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.touch_%1$s(), evervec.edit_%1$s(), '
+                 'evervec.key_%1$s(), evervec.gone_%1$s(), evervec.truncated_%1$s()', s.id);
   DELETE FROM evervec.outbox AS o WHERE o.source = s.name;
   DELETE FROM evervec.source AS o WHERE o.name = s.name;
 END $$;
@@ -2060,7 +2109,8 @@ BEGIN
   -- And its triggers, which takes the table for a moment, where they are not these functions' already.
   PERFORM evervec.lock_briefly(s.relation), evervec.make_triggers(s) FROM evervec.source s
   WHERE EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-                WHERE t.tgrelid = s.relation AND t.tgname = 'evervec_touch_' || s.id AND p.proname <> 'touch_' || s.id);
+                WHERE t.tgrelid = s.relation AND t.tgname = 'evervec_touch_' || s.id AND p.proname <>
+                  CASE WHEN evervec.looks_at_rows(s.relation) THEN 'touch_' ELSE 'edit_' END || s.id);
 
   FOREACH role_name IN ARRAY ARRAY['evervec_listener', 'evervec_worker', 'evervec_viewer'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN

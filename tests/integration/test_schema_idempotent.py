@@ -49,6 +49,8 @@ SELECT 'relation', oid::regclass::text, coalesce(pg_get_viewdef(CASE relkind WHE
 FROM pg_class c WHERE relnamespace = 'evervec'::regnamespace
 UNION ALL
 SELECT 'trigger', tgname, pg_get_triggerdef(oid), NULL, NULL FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT 'event trigger', evtname, evtfoid::regproc::text, evtenabled::text, evttags::text FROM pg_event_trigger
 ORDER BY 1, 2
 """
 
@@ -137,6 +139,7 @@ async def test_uninstall_leaves_nothing_but_the_embeddings(empty_database: str) 
             await run("SELECT evervec.uninstall()")
             assert await run("SELECT FROM pg_namespace WHERE nspname = 'evervec'") == []
             assert await run("SELECT FROM pg_trigger WHERE NOT tgisinternal") == []
+            assert await run("SELECT FROM pg_event_trigger") == []
             table = "items" if destination == "column" else "items_embedding"
             assert await run(f"SELECT embedding::real[] FROM {table}") == [(vector,)]
             await run("INSERT INTO items (id, name) VALUES (2, 'B')")
