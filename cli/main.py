@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import check, demo, find, look, processes, setup, up, work
+from cli.commands import check, demo, doctor, find, look, processes, setup, up, work
 from cli.errors import exit_code_of
 from cli.reference import environment_help
+from evervec.errors import ConfigurationError
 from evervec.log import configure_logging
 from evervec.settings import load_settings
 
@@ -26,6 +27,7 @@ COMMANDS = (
     look.failures,
     find.search,
     check.verify,
+    doctor.doctor,
     work.backfill,
     work.regenerate,
     work.retry,
@@ -61,7 +63,12 @@ def evervec(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
-    configure_logging(load_settings())
+    try:
+        configure_logging(load_settings())
+    except ConfigurationError:
+        # What is wrong with the settings, the doctor says among all else.
+        if context.invoked_subcommand != doctor.doctor.__name__:
+            raise
 
 
 def run() -> None:

@@ -61,7 +61,8 @@ COMMENT ON TABLE evervec.instance IS 'This installation: its id keeps two databa
 
 COMMENT ON COLUMN evervec.instance.home IS 'The server and database that the id was made for: a copy gets an id of its own.';
 
-INSERT INTO evervec.instance (schema_version) VALUES (1) ON CONFLICT (only_row) DO UPDATE SET schema_version = 1;
+-- One more with each function or column that programs need and earlier versions of this file did not have.
+INSERT INTO evervec.instance (schema_version) VALUES (2) ON CONFLICT (only_row) DO UPDATE SET schema_version = 2;
 
 CREATE TABLE IF NOT EXISTS evervec.source (
   name             text PRIMARY KEY,
@@ -2072,6 +2073,71 @@ SELECT source, item_key, attempts, last_error, failed_at FROM evervec.outbox WHE
 COMMENT ON VIEW evervec.failures IS 'One row an item that was given up until its content changes or somebody retries it.';
 
 ---------------------------------------------------------------------------------------------------------------------
+-- For the doctor: facts about the set-up, which name tables and columns and quote no row
+---------------------------------------------------------------------------------------------------------------------
+
+-- This installation's id and its schema's version, and the version of the latest enqueue.
+CREATE OR REPLACE FUNCTION evervec.diagnose(OUT instance text, OUT schema_version int, OUT last_version bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT i.id, i.schema_version, CASE WHEN v.is_called THEN v.last_value ELSE 0 END
+  FROM evervec.instance i, evervec.outbox_version v
+$$;
+
+-- One row a source: what its table, columns, triggers and vectors are like, and what waits; relation is null when the table
+-- is gone. Of what is pending, only versions up to p_until are counted.
+CREATE OR REPLACE FUNCTION evervec.diagnose_sources(p_until bigint DEFAULT NULL)
+RETURNS TABLE (
+  source text, relation text, sound boolean, owner text, missing_columns name[], has_key boolean, missing_triggers text[],
+  disabled_triggers text[], hidden boolean, subscribed boolean, live bigint, vectors text, embedding text,
+  column_dimension int, indexed boolean, model text, revision text, dimension int, prompt text, paused boolean,
+  filling boolean, rate real, pending bigint, failed bigint, oldest_seconds double precision
+) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT s.name, c.oid::regclass::text, evervec.is_sound(s), pg_get_userbyid(c.relowner)::text,
+    ARRAY(
+      SELECT n.name FROM (
+        SELECT s.relation AS relation, unnest(evervec.read_columns(s)) AS name
+        UNION ALL SELECT v.oid, unnest(ARRAY[
+          s.embedding_column, evervec.hash_column(s.embedding_column), evervec.model_column(s.embedding_column),
+          evervec.time_column(s.embedding_column)])) AS n
+      WHERE NOT EXISTS (SELECT FROM pg_attribute a
+                        WHERE a.attrelid = n.relation AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped)),
+    EXISTS (
+      SELECT FROM pg_index i JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0]
+      WHERE i.indrelid = s.relation AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indisvalid
+        AND k.attname = s.key_column AND k.attnotnull),
+    ARRAY(
+      SELECT e.name
+      FROM (SELECT 'evervec_' || unnest(ARRAY['insert', 'row', 'touch', 'gone', 'truncated']) || '_' || s.id) AS e (name)
+      WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = s.relation AND t.tgname = e.name)),
+    -- Those of partitions are triggers of their own.
+    ARRAY(
+      SELECT DISTINCT t.tgname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+      WHERE p.pronamespace = 'evervec'::regnamespace AND t.tgenabled IN ('D', 'R')
+        AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)),
+    CASE WHEN c.oid IS NOT NULL THEN row_security_active(c.oid) ELSE false END,
+    EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = s.relation
+            OR r.srrelid IN (SELECT relid FROM pg_partition_tree(s.relation))),
+    CASE WHEN c.oid IS NOT NULL THEN (SELECT l.live FROM evervec.changes(s) AS l) END,
+    v.oid::regclass::text, quote_ident(s.embedding_column),
+    (SELECT nullif(a.atttypmod, -1) FROM pg_attribute a
+     WHERE a.attrelid = v.oid AND a.attname = s.embedding_column AND NOT a.attisdropped),
+    EXISTS (
+      SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+      JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0]
+      WHERE i.indrelid = v.oid AND i.indisvalid AND m.amname IN ('hnsw', 'ivfflat') AND k.attname = s.embedding_column),
+    s.model, s.revision, s.dimension, s.prompt, s.paused, s.filling, s.rate, coalesce(o.pending, 0), coalesce(o.failed, 0),
+    coalesce(extract(epoch FROM clock_timestamp() - o.oldest), 0)::double precision
+  FROM evervec.source s
+  LEFT JOIN pg_class c ON c.oid = s.relation
+  LEFT JOIN pg_class v ON v.oid = coalesce(s.side_table, s.relation)
+  LEFT JOIN (
+    SELECT source, count(*) FILTER (WHERE state = 'pending' AND (p_until IS NULL OR version <= p_until)) AS pending,
+           count(*) FILTER (WHERE state = 'failed') AS failed, min(queued_at) FILTER (WHERE state = 'pending') AS oldest
+    FROM evervec.outbox GROUP BY source) AS o ON o.source = s.name
+  ORDER BY s.name
+$$;
+
+---------------------------------------------------------------------------------------------------------------------
 -- Roles and rights
 ---------------------------------------------------------------------------------------------------------------------
 
@@ -2090,6 +2156,7 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.diagnose(), evervec.diagnose_sources(bigint)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.read_items(text, text[])'],
@@ -2099,7 +2166,9 @@ DECLARE
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sweep_page(text, text, int, interval, interval)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sources_waiting(interval)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.diagnose(), evervec.diagnose_sources(bigint)'],
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures'],
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.diagnose(), evervec.diagnose_sources(bigint)'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.backlog_is_known()'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_now(text, bigint, bigint)']];
 BEGIN

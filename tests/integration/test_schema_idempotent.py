@@ -19,6 +19,8 @@ FUNCTIONS = {
     "evervec_listener": {
         "census_page",
         "count_outbox",
+        "diagnose",
+        "diagnose_sources",
         "fill_page",
         "hush",
         "instance_id",
@@ -26,9 +28,11 @@ FUNCTIONS = {
         "pending_items",
         "waiting_items",
     },
-    "evervec_viewer": {"backlog_is_known", "count_now"},
+    "evervec_viewer": {"backlog_is_known", "count_now", "diagnose", "diagnose_sources"},
     "evervec_worker": {
         "census_page",
+        "diagnose",
+        "diagnose_sources",
         "instance_id",
         "models",
         "note_errors",

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.reference import Variable, variables
+from evervec.variables import Variable, variables
 
 DOCS = Path(__file__).parents[2] / "docs"
 
