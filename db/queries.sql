@@ -77,6 +77,9 @@ SELECT coalesce(evervec.known_dimension(%(model)s), (
 -- name: unwatch
 SELECT evervec.unwatch(%(source)s);
 
+-- name: uninstall
+SELECT evervec.uninstall();
+
 -- name: source
 -- The model of a source, as a worker sees it.
 SELECT model, revision, dimension, prompt, paused, filling, rate FROM evervec.source WHERE name = %(source)s;

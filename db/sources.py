@@ -179,6 +179,10 @@ class Sources:
         """Forget a source; its embeddings stay."""
         await self._row("unwatch", source=source)
 
+    async def uninstall(self) -> None:
+        """Remove evervec's schema, all sources with it; the embeddings stay."""
+        await self._rows("uninstall")
+
     async def names(self, source: str | None = None) -> list[str]:
         """The names of all sources, or of this one."""
         rows = await self._rows("source_names", source=source)

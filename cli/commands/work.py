@@ -142,14 +142,14 @@ def _describe(source: str, waiting: Waiting) -> str:
 def _progress() -> Progress:
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=None),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     console = stderr()
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not console.is_terminal, expand=True)
 
 
 def _report(works: list[Work], as_json: bool) -> None:
