@@ -69,6 +69,11 @@ SELECT evervec.watch(
   embedding => %(embedding)s::name, overwrite => %(overwrite)s
 ) AS source;
 
+-- name: plan_watch
+SELECT * FROM evervec.plan_watch(
+  %(relation)s::regclass, %(text_columns)s::name[], %(required)s::name[], %(active)s, %(key)s::name, %(source)s, %(model)s,
+  %(dimension)s::int, %(prompt)s, %(revision)s, %(destination)s, %(embedding)s::name, %(overwrite)s, %(exact)s, %(texts)s);
+
 -- name: dimension
 -- The dimension of a model's vectors, where the database knows it; of a model that a source has, it does.
 SELECT coalesce(evervec.known_dimension(%(model)s), (

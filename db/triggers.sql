@@ -1048,6 +1048,24 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation
 $$;
 
+-- The table that keeps a source's vectors, null when it is yet to be made; an error when it holds what evervec may not touch.
+CREATE OR REPLACE FUNCTION evervec.check_target(s evervec.source, p_overwrite boolean) RETURNS regclass
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  target regclass := s.relation;
+BEGIN
+  IF s.destination = 'table' THEN
+    target := to_regclass(evervec.side_table_name(s.relation, s.embedding_column));
+    IF target IS NOT NULL THEN
+      PERFORM evervec.check_side_table(s, target);
+    END IF;
+  END IF;
+  IF target IS NOT NULL THEN
+    PERFORM evervec.check_destination(s, target, p_overwrite);
+  END IF;
+  RETURN target;
+END $$;
+
 -- Watch a table: from now on each eligible row's embedding follows its text columns. Returns the source's name.
 -- Called again it alters the source: vectors that no longer fit are replaced, and stay out of every search until then.
 -- Rows that are there already are enqueued afterwards, page by page, by the pipeline (the first fill).
@@ -1061,21 +1079,12 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms
 DECLARE
   s      evervec.source;
   former evervec.source;
-  side   regclass;
 BEGIN
   PERFORM evervec.take_turn(relation);
   s := evervec.describe_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
   overwrite := coalesce(overwrite, false);
   -- All that takes time comes before the lock.
-  IF s.destination = 'column' THEN
-    PERFORM evervec.check_destination(s, s.relation, overwrite);
-  ELSE
-    side := to_regclass(evervec.side_table_name(s.relation, s.embedding_column));
-    IF side IS NOT NULL THEN
-      PERFORM evervec.check_side_table(s, side);
-      PERFORM evervec.check_destination(s, side, overwrite);
-    END IF;
-  END IF;
+  PERFORM evervec.check_target(s, overwrite);
 
   PERFORM evervec.lock_source(s.name);
   PERFORM evervec.lock_briefly(s.relation);
@@ -1102,6 +1111,99 @@ BEGIN
   PERFORM evervec.make_triggers(s);
   PERFORM evervec.ring(s.name);
   RETURN s.name;
+END $$;
+
+-- What watch() would do with the same arguments: it is checked and counted, and nothing changes. Of a table with more than
+-- p_exact rows the counts are estimates, from a sample of so many rows. bytes is the size of the table without its vectors
+-- that are stored apart; texts are contents of some items, to try a model with.
+CREATE OR REPLACE FUNCTION evervec.plan_watch(
+  p_relation regclass, p_text name[], p_required name[], p_active text, p_key name, p_source text, p_model text,
+  p_dimension int, p_prompt text, p_revision text, p_destination text, p_embedding name, p_overwrite boolean,
+  p_exact bigint, p_texts int, OUT source text, OUT relation text, OUT alters boolean, OUT model text, OUT revision text,
+  OUT dimension int, OUT prompt text, OUT destination text, OUT added_table text, OUT added_columns name[],
+  OUT replaced_columns name[], OUT dropped_indexes text[], OUT exact boolean, OUT rows bigint, OUT eligible bigint,
+  OUT fitting bigint, OUT stale bigint, OUT cleared bigint, OUT bytes bigint, OUT texts text[]
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+#variable_conflict use_column
+DECLARE
+  s        evervec.source := evervec.describe_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+  target   regclass := evervec.check_target(s, coalesce(p_overwrite, false));
+  present  int;
+  live     bigint := coalesce((evervec.changes(s)).live, 0);
+  vector   text := 'NULL::text';
+  stored   text := 'NULL::text';
+  beside   text := '';
+  sampled  text := '';
+  factor   double precision := 1;
+BEGIN
+  source := s.name;
+  relation := s.relation::text;
+  alters := EXISTS (SELECT FROM evervec.source o WHERE o.name = s.name);
+  model := s.model;
+  revision := s.revision;
+  dimension := s.dimension;
+  prompt := s.prompt;
+  destination := s.destination;
+  added_table := CASE WHEN target IS NULL THEN evervec.side_table_name(s.relation, s.embedding_column) END;
+  present := evervec.embedding_dimension(target, s.embedding_column, true);
+  WITH wanted (n, name, type) AS (VALUES
+    (1, s.embedding_column, NULL), (2, evervec.hash_column(s.embedding_column), 'text'::regtype),
+    (3, evervec.model_column(s.embedding_column), 'text'::regtype),
+    (4, evervec.time_column(s.embedding_column), 'timestamp with time zone'::regtype))
+  SELECT coalesce(array_agg(w.name ORDER BY w.n) FILTER (WHERE a.attname IS NULL), '{}'),
+         coalesce(array_agg(w.name ORDER BY w.n) FILTER (
+           WHERE CASE w.n WHEN 1 THEN present <> s.dimension ELSE a.atttypid <> w.type END), '{}')
+  INTO added_columns, replaced_columns
+  FROM wanted w LEFT JOIN pg_attribute a
+    ON a.attrelid = target AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped;
+  SELECT coalesce(array_agg(DISTINCT i.indexrelid::regclass::text), '{}') INTO dropped_indexes
+  FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+  WHERE i.indrelid = target AND a.attname = ANY (replaced_columns);
+
+  IF present IS NOT NULL THEN
+    vector := format('%s.%I::text', CASE s.destination WHEN 'table' THEN 'e' ELSE 't' END, s.embedding_column);
+    IF evervec.hash_column(s.embedding_column) <> ALL (added_columns || replaced_columns) THEN
+      stored := replace(vector, format('.%I::text', s.embedding_column), format('.%I', evervec.hash_column(s.embedding_column)));
+    END IF;
+    IF s.destination = 'table' THEN
+      beside := format('LEFT JOIN %1$s AS e ON e.%2$I = t.%2$I', target, s.key_column);
+    END IF;
+  END IF;
+  exact := live <= p_exact;
+  IF NOT exact THEN
+    sampled := format('TABLESAMPLE SYSTEM (%s)', least(100, 100.0 * p_exact / live));
+  END IF;
+  EXECUTE format($sql$
+    WITH item AS MATERIALIZED (
+      SELECT %1$s AS eligible, %2$s AS content, %3$s AS content_hash, %4$s IS NOT NULL AS has_vector, %5$s AS stored
+      FROM (SELECT t.*, (%6$s
+        ) IS TRUE AS evervec_active FROM %7$s AS t %8$s) AS t %9$s)
+    SELECT count(*), count(*) FILTER (WHERE eligible),
+           count(*) FILTER (WHERE eligible AND has_vector AND stored = content_hash),
+           count(*) FILTER (WHERE eligible AND has_vector AND stored IS DISTINCT FROM content_hash),
+           count(*) FILTER (WHERE has_vector),
+           ARRAY(SELECT content FROM item WHERE eligible ORDER BY random() LIMIT $1)
+    FROM item
+    $sql$, evervec.eligible_sql('t', 't.evervec_active', s.required_columns), evervec.content_sql('t', s.text_columns),
+    evervec.content_hash_sql(s.fingerprint, evervec.content_sql('t', s.text_columns)), vector, stored,
+    coalesce(s.active, 'true'), evervec.relation_sql(s.relation), sampled, beside)
+  INTO rows, eligible, fitting, stale, cleared, texts USING p_texts;
+  IF NOT exact THEN
+    factor := live / greatest(rows, 1)::double precision;
+  END IF;
+  IF s.embedding_column = ANY (replaced_columns) THEN
+    fitting := 0;
+    stale := 0;
+  ELSE
+    cleared := 0;
+  END IF;
+  rows := rows * factor;
+  eligible := eligible * factor;
+  fitting := fitting * factor;
+  stale := stale * factor;
+  cleared := cleared * factor;
+  SELECT sum(pg_relation_size(p.oid)) INTO bytes
+  FROM (SELECT s.relation::oid AS oid UNION SELECT relid FROM pg_partition_tree(s.relation)) AS p;
 END $$;
 
 -- Trigger functions have the rights of whoever made them: of evervec's owner, whoever calls watch(). Nobody else may put

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.commands.options import Source
+from cli.commands.plan import show_plan
 from cli.output import counted, note, split_list
 from cli.processes import run_async
 from cli.session import command_settings, open_sources
@@ -46,8 +47,14 @@ def watch(
     ] = "column",
     embedding: Annotated[str, typer.Option(metavar="COLUMN", help="the column of the vectors")] = "embedding",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="give up what that column holds")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what it would take: rows, time, disk; change nothing")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the dry run as one JSON document")] = False,
 ) -> None:
     """Watch a table: from now on each row's embedding follows its text. Again with other options: alter the source."""
+    if as_json and not dry_run:
+        raise ConfigurationError("--json goes with --dry-run")
     options = WatchOptions(
         relation=table,
         text_columns=split_list(text),
@@ -63,7 +70,12 @@ def watch(
         embedding=embedding,
         overwrite=overwrite,
     )
-    run_async(_watch(options, command_settings()))
+    run_async(_plan(options, command_settings(), as_json) if dry_run else _watch(options, command_settings()))
+
+
+async def _plan(options: WatchOptions, settings: Settings, as_json: bool) -> None:
+    async with open_sources(settings) as sources:
+        await show_plan(sources, await _with_model(options, settings, sources), settings, as_json=as_json)
 
 
 async def _watch(options: WatchOptions, settings: Settings) -> None:
