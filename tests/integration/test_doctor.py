@@ -372,6 +372,17 @@ async def test_items_that_wait_for_long(site: Site) -> None:
     await advised(site.settings, "waiting items", "the source is paused", "evervec resume items")
 
 
+async def test_old_items_that_become_fewer_are_no_fault(site: Site) -> None:
+    await site.run("INSERT INTO items SELECT n, 'a', 'b' FROM generate_series(1, 5000) AS n")
+    await site.run("UPDATE evervec.outbox SET queued_at = now() - interval '1 hour'")
+    await site.run("SELECT evervec.throttle('items', 100)")
+    async with site.running():
+        await until(lambda: site.value("SELECT count(*) < 4900 FROM evervec.outbox"))
+        waiting = (await checks_of(site.settings))["waiting items"]
+        assert (waiting.ok, waiting.remedy) == (True, None)
+        assert waiting.detail.endswith("they become fewer")
+
+
 # Temporal
 
 
