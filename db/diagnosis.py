@@ -48,9 +48,9 @@ class Server(NamedTuple):
 
 
 class Listeners(NamedTuple):
-    """The listeners that are connected."""
+    """Whether there are listeners on this database."""
 
-    sessions: int
+    connected: bool
     led: bool
     """One of them has the leader's lock."""
 
@@ -137,7 +137,7 @@ class Diagnosis:
         return Server(**await self._row("server"))
 
     async def listeners(self) -> Listeners:
-        """The listeners that are connected."""
+        """Whether there are listeners on this database."""
         return Listeners(**await self._row("listeners"))
 
     async def installation(self) -> Installation:

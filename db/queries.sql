@@ -192,9 +192,9 @@ FROM pg_database d CROSS JOIN pg_control_system() AS c LEFT JOIN pg_namespace n 
 WHERE d.datname = current_database();
 
 -- name: listeners
--- The sessions of listeners on this database, and whether one of them has the leader's lock (see try_lead).
-SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'evervec listener')
-         AS sessions,
+-- Whether listeners are on this database, and one of them has the leader's lock (see try_lead).
+SELECT EXISTS (SELECT FROM pg_stat_activity
+               WHERE datname = current_database() AND application_name = 'evervec listener') AS connected,
        EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
                WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
                  AND (l.classid::bigint << 32) + l.objid::bigint = 7310312410226385252) AS led;

@@ -44,6 +44,10 @@ async def _failures(source: str | None, as_json: bool) -> None:
         note("no failed items")
 
 
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S %Z}"
+
+
 def _ago(moment: datetime) -> str:
     return f"{duration(max((datetime.now(UTC) - moment).total_seconds(), 0))} ago"
 
@@ -98,12 +102,13 @@ def _show_item(report: ItemReport, workflow: "WorkflowStatus | None") -> None:
         ("item", f"{report.source} {report.key}"),
         ("state", report.state),
         ("reason", report.reason),
-        ("embedded at", report.embedded_at),
+        ("embedded at", report.embedded_at and _moment(report.embedded_at)),
         ("content hash", report.content_hash),
         ("embedding hash", report.embedding_hash),
     ]
     if report.outbox:
-        rows.append(("in the outbox", f"{report.outbox['state']} since {report.outbox['queued_at']}"))
+        queued_at = _moment(datetime.fromisoformat(report.outbox["queued_at"]))
+        rows.append(("in the outbox", f"{report.outbox['state']}, since {queued_at}"))
     if workflow:
         rows.append(("workflow", workflow.id))
         rows.append(("", ", ".join(shortened(fact) for fact in _facts(workflow))))

@@ -107,10 +107,10 @@ def _queue(server: Server) -> Check:
     if server.queue_usage > QUEUE_LIMIT:
         return fault(
             "notification queue",
-            f"{server.queue_usage:.0%}{size} is full: nobody rings any more, and when it is full commits fail",
+            f"{server.queue_usage:.0%}{size} is used: nobody rings any more, and when it is full commits fail",
             "end the session that listens and stays in a transaction: see pg_stat_activity, the oldest xact_start",
         )
-    return fine("notification queue", f"{server.queue_usage:.0%}{size} is full")
+    return fine("notification queue", f"{server.queue_usage:.0%}{size} is used")
 
 
 async def check_listening(database: Diagnosis, server: Server, settings: Settings) -> AsyncIterator[Check]:
@@ -148,11 +148,11 @@ async def check_installation(database: Diagnosis, server: Server) -> AsyncIterat
     yield _storage(server)
     listeners = await database.listeners()
     if listeners.led:
-        yield fine("listener", f"{listeners.sessions} connected, one leads")
-    elif listeners.sessions:
+        yield fine("listener", "connected, and one leads")
+    elif listeners.connected:
         yield fault(
             "listener",
-            f"{listeners.sessions} connected, but none of them leads",
+            "connected, but none leads",
             "look into their logs; a listener that has just started leads after some seconds",
         )
     else:

@@ -244,7 +244,7 @@ async def test_listening_in_another_database(site: Site, empty_database: str) ->
 async def test_no_listener(site: Site) -> None:
     await found(site.settings, "listener", "none is connected", "evervec listener")
     async with await psycopg.AsyncConnection.connect(site.conninfo, application_name="evervec listener"):
-        await found(site.settings, "listener", "none of them leads", "logs")
+        await found(site.settings, "listener", "connected, but none leads", "logs")
     async with site.listening():
         assert (await checks_of(site.settings))["listener"].ok
 
