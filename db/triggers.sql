@@ -2209,13 +2209,15 @@ RETURNS TABLE (
         AND k.attname = s.key_column AND k.attnotnull),
     ARRAY(
       SELECT e.name
-      FROM (SELECT 'evervec_' || unnest(ARRAY['insert', 'row', 'touch', 'gone', 'truncated']) || '_' || s.id) AS e (name)
+      FROM (
+        SELECT 'evervec_' || unnest(ARRAY['insert', 'touch', 'gone', 'truncated']) || '_' || s.id
+        UNION ALL SELECT 'evervec_row_' || s.id WHERE c.oid IS NOT NULL AND evervec.looks_at_rows(s.relation)) AS e (name)
       WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = s.relation AND t.tgname = e.name)),
     -- Those of partitions are triggers of their own.
     ARRAY(
       SELECT DISTINCT t.tgname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
       WHERE p.pronamespace = 'evervec'::regnamespace AND t.tgenabled IN ('D', 'R')
-        AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)),
+        AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'edit_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)),
     CASE WHEN c.oid IS NOT NULL THEN row_security_active(c.oid) ELSE false END,
     EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = s.relation
             OR r.srrelid IN (SELECT relid FROM pg_partition_tree(s.relation))),

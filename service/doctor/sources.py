@@ -77,14 +77,14 @@ def _triggers(found: SourceFacts) -> Check:
     if found.missing_triggers:
         return fault(
             "triggers",
-            f"{found.relation} lacks {', '.join(found.missing_triggers)}: changes are not recorded",
+            f"{found.relation} lacks {', '.join(found.missing_triggers)}: not every change is recorded",
             f"call `evervec watch` again, then `evervec verify {found.source} --repair`",
             source=found.source,
         )
     if found.disabled_triggers:
         return fault(
             "triggers",
-            f"disabled on {found.relation}: {', '.join(found.disabled_triggers)}; changes are not recorded",
+            f"disabled on {found.relation}: {', '.join(found.disabled_triggers)}; what changes is not recorded",
             f"ALTER TABLE {found.relation} ENABLE TRIGGER USER, then `evervec verify {found.source} --repair`",
             source=found.source,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 
 import psycopg
 import pytest
@@ -9,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from db.diagnosis import Diagnosis
-from db.schema import schema_version
+from db.schema import apply_schema, schema_version
 from evervec.schedule import schedule_id
 from evervec.settings import Settings
 from service.doctor.check import Check
@@ -277,9 +278,16 @@ async def test_triggers_that_are_disabled_or_missing(site: Site) -> None:
     await found(site.settings, "triggers", "disabled on public.items: evervec_gone_", "ENABLE TRIGGER USER")
     await site.run("ALTER TABLE items ENABLE TRIGGER USER")
     assert (await checks_of(site.settings))["triggers"].ok
-    [(trigger,)] = await site.run("SELECT tgname FROM pg_trigger WHERE tgname LIKE 'evervec_row_%%'")
+    [(trigger,)] = await site.run("SELECT tgname FROM pg_trigger WHERE tgname LIKE 'evervec_touch_%%'")
     await site.run(f"DROP TRIGGER {trigger} ON items")
     await found(site.settings, "triggers", f"public.items lacks {trigger}", "verify items --repair")
+
+
+async def test_a_guard_that_was_dropped(site: Site) -> None:
+    await site.run("DROP EVENT TRIGGER evervec_guard")
+    await found(site.settings, "triggers", "public.items lacks evervec_row_", "evervec watch")
+    await apply_schema(site.conninfo)
+    assert (await checks_of(site.settings))["triggers"].ok
 
 
 async def test_a_partition_whose_triggers_are_disabled(site: Site) -> None:
@@ -321,8 +329,6 @@ async def test_rows_that_row_security_hides(database: str, temporal_address: str
 
 
 async def _install(site: Site) -> None:
-    from importlib.resources import files  # noqa: PLC0415 - this test alone needs the file
-
     await site.owner.execute(files("db").joinpath("triggers.sql").read_bytes())
 
 
