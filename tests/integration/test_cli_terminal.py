@@ -123,6 +123,18 @@ async def test_uninstall_asks(site: Site, cli: Cli) -> None:
     assert await site.value("SELECT count(*) FROM information_schema.columns WHERE column_name = 'embedding'") == 2
 
 
+async def test_what_was_embedded_need_not_be_after_a_new_installation(site: Site, cli: Cli) -> None:
+    await site.run("INSERT INTO items SELECT n, 'n', 'd' FROM generate_series(1, 3) AS n")
+    async with site.running():
+        await cli.ok("backfill", "--wait")
+    await cli.ok("uninstall", "--yes")
+    await cli.ok("init")
+    watch = ("watch", "items", "--text", "name,description", "--model", "stub:8")
+    assert (await cli.ok(*watch, "--dry-run", "--json")).json["fitting"] == 3
+    await cli.ok(*watch)
+    assert (await cli.ok("status", "--json")).json["sources"][0]["fresh"] == 3
+
+
 async def test_uninstall_takes_the_schedule_along(site: Site, cli: Cli) -> None:
     schedule = site.client.get_schedule_handle(schedule_id(await site.value("SELECT evervec.instance_id()")))
     async with site.listening():
