@@ -1722,7 +1722,9 @@ CREATE OR REPLACE FUNCTION evervec.changes(
   SELECT sum(pg_stat_get_tuples_inserted(p.oid)), sum(pg_stat_get_tuples_deleted(p.oid)),
          (SELECT sum(pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid))
           FROM counted),
-         sum(greatest(pg_stat_get_live_tuples(p.oid), c.reltuples::bigint)), sum(c.relfilenode::bigint)
+         -- A partitioned table has no rows but its partitions', of which ANALYZE keeps the sum as well.
+         sum(greatest(pg_stat_get_live_tuples(p.oid), c.reltuples::bigint)) FILTER (WHERE c.relkind <> 'p'),
+         sum(c.relfilenode::bigint)
   FROM parts p JOIN pg_class c ON c.oid = p.oid
 $$;
 

@@ -1,5 +1,7 @@
 """`evervec doctor`: whether the set-up is right, and what to do where it is not."""
 
+import logging
+import os
 from collections.abc import AsyncIterator
 from itertools import groupby
 from typing import Annotated
@@ -25,6 +27,8 @@ def doctor(
 
     A server that does not answer is a finding like any other. Advice is none: what could be better is not wrong.
     """
+    if "EVERVEC_LOG_LEVEL" not in os.environ:
+        logging.getLogger().setLevel(logging.CRITICAL)  # the checks say it all
     console = None if as_json else stdout()
     checks = run_async(_doctor(console, models=not quick))
     ok = all(check.ok for check in checks)

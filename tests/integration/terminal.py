@@ -22,21 +22,22 @@ class Ended(NamedTuple):
     code: int
     shown: str
     complaint: str
-    """Of stderr, which is no terminal."""
+    """Of stderr, where that is no terminal."""
 
 
 class Terminal:
     """`evervec …` with a terminal of 80 columns."""
 
-    def __init__(self, *command: str, variables: Mapping[str, str], columns: int = COLUMNS) -> None:
+    def __init__(self, *command: str, variables: Mapping[str, str], progress: bool = False) -> None:
+        """With `progress` stderr is on the terminal as well."""
         self._screen, its_end = os.openpty()
-        fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
+        fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", *command],
             env=clean_environment(TERM="xterm-256color", **variables),
             stdin=its_end,
             stdout=its_end,
-            stderr=subprocess.PIPE,
+            stderr=its_end if progress else subprocess.PIPE,
         )
         os.close(its_end)
         self._shown = b""
@@ -61,7 +62,7 @@ class Terminal:
             pass
         _, complaint = self._process.communicate(timeout=60)
         os.close(self._screen)
-        return Ended(self._process.returncode, self._shown.decode(), complaint.decode())
+        return Ended(self._process.returncode, self._shown.decode(), (complaint or b"").decode())
 
     def _read(self) -> bool:
         """Take what has been shown since; False when nothing will be any more."""

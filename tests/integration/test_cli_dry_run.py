@@ -146,14 +146,19 @@ async def test_a_model_that_is_not_here(cli: Cli) -> None:
     assert (answer.json["seconds"], answer.json["items_per_second"]) == (None, None)
 
 
-async def test_a_large_table_is_estimated(site: Site, cli: Cli) -> None:
+@pytest.mark.parametrize("parts", ["", "PARTITION BY RANGE (id)"])
+async def test_a_large_table_is_estimated(site: Site, cli: Cli, parts: str) -> None:
     rows = EXACT_ROWS * 2
+    if parts:
+        await site.run(f"DROP TABLE items; {TABLE} {parts}; CREATE TABLE part PARTITION OF items DEFAULT")
     await site.run("INSERT INTO items SELECT n, 'item', 'd', n %% 4 > 0 FROM generate_series(100, %s) AS n", rows + 99)
     await site.run("ANALYZE items")
     plan = (await cli.ok(*WATCH, "--model", "stub:8", "--dry-run", "--json")).json
     assert not plan["exact"]
     assert plan["rows"] == pytest.approx(rows, rel=0.01)
     assert plan["eligible"] == pytest.approx(rows * 3 / 4, rel=0.05)
+    size = await site.value("SELECT pg_relation_size(%s::regclass)", "part" if parts else "items")
+    assert plan["rewritten_bytes"] == pytest.approx(size * 3 / 4, rel=0.05)
 
 
 @pytest.mark.parametrize("destination", ["column", "table"])

@@ -78,6 +78,21 @@ async def test_a_live_status_without_a_terminal_is_lines(site: Site, cli: Cli) -
     assert second.endswith(" items: 0 of 1 fresh, 1 pending, 0 failed\n")
 
 
+async def test_waiting_shows_a_bar_with_rate_and_time_left(site: Site, cli: Cli) -> None:
+    await site.run("INSERT INTO items SELECT n, 'n', 'd' FROM generate_series(1, 300) AS n")
+    terminal = Terminal("backfill", "items", "--rate", "50", "--wait", variables=cli.variables, progress=True)
+    async with asyncio.timeout(120):
+        await asyncio.to_thread(terminal.shows, "0/300")
+    async with site.running(), asyncio.timeout(120):
+        await asyncio.to_thread(terminal.shows, "/s", "0:00:0")
+        ended = await asyncio.to_thread(terminal.end)
+    assert ended.code == 0, ended
+    lines = lines_of(ended.shown)
+    assert max(map(len, lines)) <= COLUMNS
+    assert any("300/300" in line and "━" in line for line in lines)
+    assert "items: 300 items enqueued" in lines
+
+
 async def test_everything_fits_into_80_columns(site: Site, run: Callable[..., Ended]) -> None:
     key = "0" * 5 + "x" * 200
     await site.run("CREATE TABLE keyed (id text PRIMARY KEY, name text)")

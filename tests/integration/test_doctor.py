@@ -350,9 +350,11 @@ async def test_a_large_table_without_an_index(site: Site) -> None:
     assert (await checks_of(site.settings))["vectors"].remedy is None
 
 
-async def test_a_model_that_cannot_be_loaded(site: Site) -> None:
+async def test_a_model_that_cannot_be_loaded(site: Site, cli: Cli) -> None:
     await site.run("SELECT evervec.watch('items', '{name}', model => 'no-such/model', dimension => 8)")
     await found(site.settings, "model", "no-such/model", "install or download it")
+    # The encoder's log says it too, which nobody wants to read twice.
+    assert (await cli("doctor")).err == ""
 
 
 async def test_a_model_of_another_dimension(site: Site) -> None:
