@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import AsyncIterator
-from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -25,7 +24,8 @@ def doctor(
 ) -> None:
     """Check everything that a set-up can have wrong, and say what to do. Exit 1 when something is.
 
-    A server that does not answer is a finding like any other. Advice is none: what could be better is not wrong.
+    A server that does not answer is a finding like any other. Advice is no fault: nothing is wrong then,
+    but something could be better.
     """
     if "EVERVEC_LOG_LEVEL" not in os.environ:
         logging.getLogger().setLevel(logging.CRITICAL)  # the checks say it all
@@ -71,16 +71,14 @@ def _shown(group: list[Check]) -> RenderableType:
     rows.add_column(width=NAME_WIDTH, overflow="fold")
     rows.add_column(overflow="fold")
     source = group[0].source
-    plain = [check for check in group if check.ok and not check.remedy]
-    if source and len(plain) == len(group):
+    if source and all(check.ok and not check.remedy for check in group):
         return _row(rows, "ok", source, ", ".join(check.name for check in group))
-    for about, checks in groupby(group, lambda check: check.source):
-        if about:
-            rows.add_row("", Text(printable(about), style="bold"))
-        for check in checks:
-            _row(rows, "fault" if not check.ok else "advice" if check.remedy else "ok", check.name, check.detail)
-            if check.remedy:
-                rows.add_row("", "", f"-> {printable(check.remedy)}")
+    if source:
+        rows.add_row("", Text(printable(source), style="bold"))
+    for check in group:
+        _row(rows, "fault" if not check.ok else "advice" if check.remedy else "ok", check.name, check.detail)
+        if check.remedy:
+            rows.add_row("", "", f"-> {printable(check.remedy)}")
     return rows
 
 

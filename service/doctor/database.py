@@ -1,5 +1,6 @@
 """PostgreSQL: version, pgvector, evervec's schema and rights, and the way of a notification."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -76,7 +77,7 @@ def _vector(server: Server, least: tuple[int, ...]) -> Check:
             "it is not installed in this database",
             f"install pgvector {wanted} or newer on the server, then have an administrator run CREATE EXTENSION vector",
         )
-    if tuple(int(part) for part in server.vector.split(".")) < least:
+    if tuple(map(int, re.findall(r"\d+", server.vector))) < least:
         return fault(
             "pgvector",
             f"it is {server.vector}, evervec needs {wanted} or newer",
