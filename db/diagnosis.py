@@ -35,6 +35,8 @@ class Server(NamedTuple):
     functions: list[str]
     callable: list[str]
     """Those of the functions that the role may call."""
+    missing_roles: list[str]
+    """Those of evervec's three roles that are not there."""
     unlogged: list[str]
     """evervec's tables that a crash would empty."""
     unvacuumed: bool

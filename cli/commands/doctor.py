@@ -24,8 +24,8 @@ def doctor(
 ) -> None:
     """Check everything that a set-up can have wrong, and say what to do. Exit 1 when something is.
 
-    A server that does not answer is a finding like any other. Advice is no fault: nothing is wrong then,
-    but something could be better.
+    A server that does not answer is a fault like any other.
+    Advice is none: it says what could be better, or was perhaps forgotten.
     """
     if "EVERVEC_LOG_LEVEL" not in os.environ:
         logging.getLogger().setLevel(logging.CRITICAL)  # the checks say it all

@@ -200,6 +200,13 @@ def _rights(server: Server) -> Check:
             f"the role {server.role} may not use evervec's schema",
             f"GRANT evervec_listener, evervec_worker or evervec_viewer TO {server.role}, or connect as {server.owner}",
         )
+    if server.missing_roles:
+        return advice(
+            "rights",
+            f"there is no role {', '.join(server.missing_roles)}: listeners and workers need the owner's rights",
+            f"have an administrator run {'; '.join(f'CREATE ROLE {role}' for role in server.missing_roles)}, "
+            "then run `evervec init` again",
+        )
     return fine("rights", f"the role {server.role} may do {' and '.join(may) or 'what a viewer does'}")
 
 

@@ -36,7 +36,7 @@ async def checks_of(conninfo: str) -> dict[str, Check]:
     return {check.name: check async for check in examine(settings, models=False)}
 
 
-async def test_a_subscriber_and_a_standby(server: PostgresServer) -> None:
+async def test_a_subscriber_a_missing_role_and_a_standby(server: PostgresServer) -> None:
     publisher, subscriber = server.conninfo("publisher"), server.conninfo("subscriber")
     for database in ("publisher", "subscriber"):
         await server.create_database(database)
@@ -57,6 +57,12 @@ async def test_a_subscriber_and_a_standby(server: PostgresServer) -> None:
         assert "written by logical replication" in triggers.detail
         assert triggers.remedy == "`evervec verify items --repair` finds it at once"
         await connection.execute("DROP SUBSCRIPTION s")
+
+        await connection.execute("DROP OWNED BY evervec_viewer; DROP ROLE evervec_viewer")
+        rights = (await checks_of(subscriber))["rights"]
+        assert rights.ok
+        assert "there is no role evervec_viewer" in rights.detail
+        assert "CREATE ROLE evervec_viewer, then run `evervec init` again" in (rights.remedy or "")
 
     await server.stop()
     (server._cluster / "standby.signal").touch()
