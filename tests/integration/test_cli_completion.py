@@ -12,6 +12,7 @@ from tests.integration.program import clean_environment
 
 BASH = shutil.which("bash")
 PROGRAM = Path(sys.executable).with_name("evervec")
+ATTEMPTS = 5
 ASK = """
 eval "$("$0" --show-completion bash)"
 COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
@@ -44,9 +45,16 @@ async def test_commands_options_and_sources(database: str, temporal_address: str
             await site.run(f"SELECT evervec.watch('{name}', '{{name}}', model => 'stub:8')")
         assert await completed("evervec fai", database) == ["failures"]
         assert await completed("evervec backfill items --wh", database) == ["--where"]
-        assert await completed("evervec status ", database) == ["items", "things", "thoughts"]
-        assert await completed("evervec item th", database) == ["things", "thoughts"]
-        assert await completed("evervec pause thi", database) == ["things"]
+        for line, names in {
+            "evervec status ": ["items", "things", "thoughts"],
+            "evervec item th": ["things", "thoughts"],
+            "evervec pause thi": ["things"],
+        }.items():
+            # Where the machine is busy the database may not have told them in time; then nothing is completed.
+            offered = [await completed(line, database)]
+            while not offered[-1] and len(offered) < ATTEMPTS:
+                offered.append(await completed(line, database))
+            assert offered[-1] == names
 
 
 async def test_nothing_without_a_database() -> None:
