@@ -192,9 +192,9 @@ async def ensure_search_attributes(client: Client) -> None:
             raise
         refused = error.status in _NOT_ALLOWED
     deadline = time.monotonic() + (0 if refused else USABLE_SECONDS)
-    while not await _usable(client):
+    while not await knows_search_attributes(client):
         if time.monotonic() >= deadline:
-            raise ConfigurationError(_how_to_register(client.namespace))
+            raise ConfigurationError(how_to_register(client.namespace))
         await asyncio.sleep(0.1)
 
 
@@ -216,7 +216,8 @@ async def _register_missing(client: Client) -> None:
         )
 
 
-async def _usable(client: Client) -> bool:
+async def knows_search_attributes(client: Client) -> bool:
+    """Whether queries know evervec's search attributes. ServiceUnreachableError when Temporal is away."""
     try:
         with unreachable_if_away(client):
             await client.count_workflows(f"{SOURCE_ATTRIBUTE} = '' AND {STATE_ATTRIBUTE} = ''")
@@ -227,7 +228,8 @@ async def _usable(client: Client) -> bool:
     return True
 
 
-def _how_to_register(namespace: str) -> str:
+def how_to_register(namespace: str) -> str:
+    """What to do where the search attributes are missing."""
     return (
         f"namespace {namespace!r} lacks the search attributes that evervec needs: let somebody who may do it run "
         f"`temporal operator search-attribute create --namespace {namespace} "

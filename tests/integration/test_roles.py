@@ -22,7 +22,16 @@ def member_of(conninfo: str, role: str) -> Iterator[psycopg.Connection[tuple[obj
 
 
 ALLOWED = {
-    "evervec_viewer": {"status", "failures", "work_history", "listeners", "backlog_is_known", "count_now"},
+    "evervec_viewer": {
+        "status",
+        "failures",
+        "work_history",
+        "listeners",
+        "backlog_is_known",
+        "count_now",
+        "diagnose",
+        "diagnose_sources",
+    },
     "evervec_listener": {
         "instance_id",
         "pending_items",
@@ -32,6 +41,8 @@ ALLOWED = {
         "fill_page",
         "census_page",
         "count_outbox",
+        "diagnose",
+        "diagnose_sources",
     },
     "evervec_worker": {
         "instance_id",
@@ -44,6 +55,8 @@ ALLOWED = {
         "sweep_page",
         "sources_waiting",
         "census_page",
+        "diagnose",
+        "diagnose_sources",
     },
 }
 
