@@ -12,6 +12,10 @@ EXAMPLES: Mapping[str, Sequence[tuple[str, str]]] = {
     "demo": [("evervec demo", "takes a minute, and leaves nothing behind")],
     "listener": [("evervec listener", "any number may run: one leads, the others stand by")],
     "worker": [("EVERVEC_BACKEND=openvino evervec worker", "as many as the work needs")],
+    "dashboard": [
+        ("evervec dashboard", "on http://127.0.0.1:8080"),
+        ("EVERVEC_DASHBOARD_ADDRESS=127.0.0.1:9000 evervec dashboard", "on another port"),
+    ],
     "init": [("evervec init", "as the role that owns the tables; again after each upgrade")],
     "watch": [
         ("evervec watch items --text name,description", "embed two columns"),

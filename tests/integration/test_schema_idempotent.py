@@ -28,7 +28,7 @@ FUNCTIONS = {
         "pending_items",
         "waiting_items",
     },
-    "evervec_viewer": {"backlog_is_known", "count_now", "diagnose", "diagnose_sources"},
+    "evervec_viewer": {"backlog_is_known", "count_now", "diagnose", "diagnose_sources", "listeners"},
     "evervec_worker": {
         "census_page",
         "diagnose",
