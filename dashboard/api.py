@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from dashboard.errors import RequestError
 from dashboard.web import Dash, program_of
+from dashboard.words import without_halves
 from evervec.errors import BadItemError
 from service.search import search as search_items
 
@@ -84,7 +85,10 @@ async def search(request: SearchRequest, dash: Dash) -> SearchAnswer:
     """The eligible items nearest to a text."""
     async with dash.turn_to_compute():
         hits = await search_items(dash.sources, dash.encoder, _checked(request.source), request.query, request.limit)
-    results = [SearchHit(key=hit.key, distance=hit.distance, content=hit.content) for hit in hits]
+    results = [
+        SearchHit(key=without_halves(hit.key), distance=hit.distance, content=without_halves(hit.content))
+        for hit in hits
+    ]
     return SearchAnswer(source=request.source, query=request.query, results=results)
 
 

@@ -109,7 +109,7 @@ async def _answer(
     if _is_of_a_program(request):
         response = JSONResponse({"error": " ".join(told.split())}, status_code=status)
     else:
-        response = await page(request, "error.html", status=status, code=status, told=told)
+        response = page(request, "error.html", status=status, code=status, told=told)
     response.headers.update(headers or {})
     return response
 

@@ -1,5 +1,6 @@
 """Who may come in: tokens, the cookie that stands for one, and what a POST must bring along."""
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -99,6 +100,8 @@ class Guard:
             if token is not None
         }
         self._key = secrets.token_bytes(32) if self.is_open else _key_of(b"\0".join(self._tokens.values()))
+        self.wrong_token = asyncio.Lock()
+        """Taken by whoever gave a wrong token, for a while: they come one after the other."""
         self._sessions = URLSafeTimedSerializer(self._key, salt="session")
 
     @property

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from dashboard.context import Context
 from dashboard.errors import ForbiddenError, RequestError, StrangerError
 from dashboard.guard import Role, Visitor, is_of_this_site
-from dashboard.words import FILTERS, done_words, fits_url, link
+from dashboard.words import FILTERS, done_words, fits_url, link, without_halves
 from evervec.errors import ItemNotFoundError
 
 MAX_FIELDS = 5000
@@ -91,18 +91,15 @@ def checked(value: object, name: str) -> str:
 
 
 def fragment(name: str, **values: Any) -> str:
-    """A part of a page."""
-    return _environment.get_template(name).render(values)
+    """A part of a page. Bytes that are no text (a database in SQL_ASCII) are shown as question marks."""
+    return without_halves(_environment.get_template(name).render(values))
 
 
-async def page(request: Request, name: str, *, status: int = 200, **values: Any) -> Response:
+def page(request: Request, name: str, *, status: int = 200, **values: Any) -> Response:
     """A whole page."""
-    context = context_of(request)
-    visitor = context.guard.visitor(request)
     shell = {
-        "visitor": visitor,
+        "visitor": context_of(request).guard.visitor(request),
         "path": request.url.path,
-        "snapshot": await context.monitor.snapshot() if visitor else None,
         "done": done_words(request.query_params),
     }
     return HTMLResponse(fragment(name, **shell | values), status_code=status)

@@ -66,15 +66,20 @@ def shown_key(key: str) -> str:
     return plain[:KEY_SHOWN] + more if more else plain
 
 
+def without_halves(text: str) -> str:
+    """A text without what UTF-8 cannot hold: halves of surrogate pairs, which stand for bytes that are no text."""
+    return text.encode(errors="replace").decode()
+
+
 def fits_url(key: str) -> bool:
     """Whether a link may hold the key."""
-    return len(quote(key).encode()) <= KEY_IN_URL_BYTES
+    return len(quote(key, errors="replace")) <= KEY_IN_URL_BYTES
 
 
 def link(path: str, **parameters: object) -> str:
     """A path with a query; parameters that are None are left out."""
     given = {name: value for name, value in parameters.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
+    return f"{path}?{urlencode(given, errors='replace')}" if given else path
 
 
 # What a POST did, told by the page that it leads to. Codes, so that no link can put words into our mouth.

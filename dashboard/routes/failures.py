@@ -32,7 +32,7 @@ async def failures(
         )
         items = found[:PAGE]
     further = items[-1].key if source is not None and len(found) > PAGE else None
-    return await page(
+    return page(
         request,
         "failures.html",
         groups=groups,

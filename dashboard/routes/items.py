@@ -68,7 +68,7 @@ async def _list(request: Request, dash: Context, source: str, state: State, afte
     if chosen:
         await dash.sources.get(checked(chosen, "source"))
         found = await _page_of(dash, chosen, state, None if after is None else checked(after, "after"))
-    return await page(
+    return page(
         request,
         "items.html",
         names=names,
@@ -106,7 +106,7 @@ async def neighbours(request: Request, dash: Dash, _visitor: Looking, source: st
     """The items nearest to an item: a part of its page that may take longer; a page of its own without scripts."""
     found = await _neighbours(dash, checked(source, "source"), checked(key, "key"))
     if request.headers.get("sec-fetch-dest") == "document":
-        return await page(request, "neighbours.html", source=source, key=key, neighbours=found)
+        return page(request, "neighbours.html", source=source, key=key, neighbours=found)
     return HTMLResponse(found)
 
 
@@ -136,7 +136,7 @@ async def _item_page(request: Request, dash: Context, source: str, key: str) -> 
     report = await explain(dash.sources, source, key)
     content, length = await dash.pages.content(source, key, limit=CONTENT_CHARACTERS)
     with_neighbours = "" if fits_url(key) else await _neighbours(dash, source, key)
-    return await page(
+    return page(
         request,
         "item.html",
         report=report,

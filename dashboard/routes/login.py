@@ -16,7 +16,6 @@ WRONG_TOKEN_SECONDS = 1.0
 """How long a wrong token takes, so that nobody tries many."""
 
 log = get_logger(__name__)
-_one_at_a_time = asyncio.Lock()
 
 
 @router.get("/healthz")
@@ -36,7 +35,7 @@ async def form(request: Request, dash: Dash) -> Response:
     """The login page."""
     if dash.guard.visitor(request):
         return RedirectResponse("/", status_code=303)
-    return await page(request, "login.html", problem=None)
+    return page(request, "login.html", problem=None)
 
 
 @router.post("/login")
@@ -47,10 +46,10 @@ async def login(request: Request, dash: Dash) -> Response:
     token = (await request.form()).get("token")
     role = dash.guard.role_of(token.strip()) if isinstance(token, str) else None
     if role is None:
-        async with _one_at_a_time:
+        async with dash.guard.wrong_token:
             await asyncio.sleep(WRONG_TOKEN_SECONDS)
         log.warning("a wrong token was given", client=request.client.host if request.client else None)
-        return await page(request, "login.html", status=401, problem="That is not the token.")
+        return page(request, "login.html", status=401, problem="That is not the token.")
     response = RedirectResponse("/", status_code=303)
     response.set_cookie(
         COOKIE,

@@ -27,7 +27,7 @@ LIVE = {
 async def overview(request: Request, dash: Dash, _visitor: Looking) -> Response:
     """How things stand."""
     snapshot = await dash.monitor.snapshot()
-    return await page(request, "overview.html", live=parts("overview", snapshot, dash.backfills))
+    return page(request, "overview.html", live=parts("overview", snapshot, dash.backfills))
 
 
 def room_to_watch(dash: Dash) -> None:

@@ -15,7 +15,7 @@ HITS = 20
 @router.get("/search")
 async def form(request: Request, dash: Dash, _visitor: Looking, source: str = "") -> Response:
     """The form."""
-    return await page(
+    return page(
         request, "search.html", names=await dash.sources.names(), source=source, query="", hits=None, problem=None
     )
 
@@ -33,4 +33,4 @@ async def search(request: Request, dash: Dash, form: Posted) -> Response:
     except ConfigurationError as error:  # blank, or no such model: the form says so
         problem = str(error)
     names = await dash.sources.names()
-    return await page(request, "search.html", names=names, source=source, query=query, hits=hits, problem=problem)
+    return page(request, "search.html", names=names, source=source, query=query, hits=hits, problem=problem)

@@ -17,7 +17,7 @@ async def sources(request: Request, dash: Dash, _visitor: Looking) -> Response:
     """All of them, with their settings."""
     snapshot = await dash.monitor.snapshot()
     details = await dash.pages.details()
-    return await page(
+    return page(
         request,
         "sources.html",
         details=details,

@@ -1,10 +1,15 @@
 """A database for each module that tests the contract, and a schema of its own for each test, in both destinations."""
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
 
+import psycopg
 import pytest
+from psycopg import sql
 
+from db.schema import apply_schema
+from tests.conftest import in_database
 from tests.integration.contract import Lab, fresh_database, lab_in, unguarded
 
 
@@ -31,3 +36,16 @@ def lab_either_way(request: pytest.FixtureRequest, contract_database: str) -> It
         lab_in(contract_database, destination) as lab,
     ):
         yield lab
+
+
+@pytest.fixture
+async def bytes_database(postgres: str) -> AsyncIterator[str]:
+    """A database that takes any bytes for text."""
+    name = sql.Identifier(f"test_{uuid.uuid4().hex}")
+    statement = "CREATE DATABASE {} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
+    async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as server:
+        await server.execute(sql.SQL(statement).format(name))
+        conninfo = in_database(postgres, name.as_string().strip('"'))
+        await apply_schema(conninfo)
+        yield conninfo
+        await server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))

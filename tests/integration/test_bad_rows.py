@@ -1,18 +1,14 @@
 """What no model likes: odd texts, texts that a model refuses, vectors that are none. Each has an outcome of its own."""
 
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 import numpy as np
 import psycopg
 import pytest
-from psycopg import sql
 
-from db.schema import apply_schema
 from embedding.base import Vectors
 from embedding.stub import POISON, StubEmbedder
-from tests.conftest import in_database
 from tests.integration.commands import Cli, CommandProcess
 from tests.integration.pipeline import Site, Table, new_table, until
 
@@ -76,19 +72,6 @@ async def test_a_lone_surrogate_gets_no_further_than_the_client_or_the_server(si
     with pytest.raises(psycopg.errors.CharacterNotInRepertoire):
         await table.do("INSERT INTO {t} VALUES (1, convert_from(%s, 'UTF8'))", b"a \xed\xa0\x80 b")
     assert await table.outbox() == []
-
-
-@pytest.fixture
-async def bytes_database(postgres: str) -> AsyncIterator[str]:
-    """A database that takes any bytes for text."""
-    name = sql.Identifier(f"test_{uuid.uuid4().hex}")
-    statement = "CREATE DATABASE {} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
-    async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as server:
-        await server.execute(sql.SQL(statement).format(name))
-        conninfo = in_database(postgres, name.as_string().strip('"'))
-        await apply_schema(conninfo)
-        yield conninfo
-        await server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
 @pytest.mark.parametrize("sweep_threshold", [1, 64], ids=["sweep", "live"])

@@ -256,3 +256,17 @@ async def test_only_so_many_compute_at_a_time(browser: Browser, lab: Lab) -> Non
     await browser.post("/search", source="items", query="drill")
     assert browser.last.status_code == 429
     assert browser.last.headers["retry-after"]
+
+
+async def test_bytes_that_are_no_text_are_shown_as_question_marks(bytes_database: str) -> None:
+    async with open_lab(bytes_database, watched=False) as lab, open_dashboard(bytes_database) as browser:
+        await lab.do("SELECT evervec.watch('items', '{name}', model => 'stub:8')")
+        await lab.do("INSERT INTO items (id, name) VALUES (1, 'a name')")
+        await lab.do("INSERT INTO items (id, name) SELECT 2, 'half ' || convert_from(%s, 'SQL_ASCII')", b"\xed\xa0\x80")
+        await lab.fill()
+        await lab._work_on("items", ["1", "2"], max_attempts=1)
+        for path in ("/", "/items", "/items?state=failed", "/failures", "/sources", "/item?source=items&key=2"):
+            await browser.get(path)
+            assert browser.last.status_code == 200, path
+        assert "half ???" in await browser.get("/items")
+        assert "the vector of the present content" in (await browser.get("/item", source="items", key="1")).lower()
