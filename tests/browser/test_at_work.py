@@ -145,6 +145,7 @@ def test_a_backfill_is_cancelled(page: Page, scene: Scene) -> None:
     card.get_by_label("Items a second", exact=True).fill("")
     card.get_by_role("button", name="Set the rate of pile").click()
     scene.settled()
+    scene.run("SELECT evervec.unwatch('pile')")
 
 
 def test_a_source_is_paused_and_resumed_by_click(page: Page, scene: Scene) -> None:
