@@ -17,6 +17,7 @@ from activities.store import store_item_embedding
 from activities.tally import Tally
 from db.items import FailedAttempt, Items, ItemState, WriteBack
 from embedding.encoder import Encoder
+from evervec import metrics
 from evervec.errors import BadItemError, ConfigurationError
 from evervec.log import describe_error, get_logger
 from evervec.messages import (
@@ -26,6 +27,7 @@ from evervec.messages import (
     ItemEmbeddingResult,
     Outcome,
 )
+from evervec.metrics import Lane
 from evervec.settings import Settings
 from evervec.temporal import failure_of, passing_failure
 
@@ -76,6 +78,7 @@ class BatchActivities:
             about.info("batch waits", reason=failure.type)
             raise
         except Exception as error:  # noqa: BLE001 - no error leaves the worker but by its class
+            metrics.ACTIVITY_FAILURES.labels(BATCH_GENERATE_EMBEDDINGS).inc()
             about.warning("batch not embedded", error=describe_error(error))
             raise failure_of(error) from None
         finally:
@@ -178,7 +181,9 @@ class Batch:
     ) -> list[WriteBack]:
         """Write these back; where that fails, the halves, down to the rows at fault. Returns what is locked."""
         try:
-            outcomes = await store_item_embedding(self._items, self._tally, self._source, writes, waits)
+            outcomes = await store_item_embedding(
+                self._items, self._tally, Lane.SWEEP, self._source, writes, waits=waits
+            )
         except Exception as error:
             if not database_blames_item(error):
                 raise
@@ -194,7 +199,7 @@ class Batch:
         failed = [FailedAttempt(item.item_key, item.outbox_version, reason_of(error)) for item, error in bad]
         given_up = await self._items.record_failures(self._source, failed, self._max_attempts)
         self._counts[Outcome.FAILED] += len(given_up)
-        self._tally.given_up(self._source, len(given_up))
+        self._tally.failed(self._source, Lane.SWEEP, attempts=len(bad), given_up=len(given_up))
         self._failures += [
             ItemEmbeddingResult(item_key=item.item_key, outcome=Outcome.FAILED, error_message=describe_error(error))
             for item, error in bad

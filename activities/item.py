@@ -14,9 +14,11 @@ from activities.tally import Tally
 from db.items import Items, ItemState
 from db.vectors import Vector
 from embedding.encoder import Encoder
+from evervec import metrics
 from evervec.errors import ConfigurationError
 from evervec.log import describe_error, get_logger
 from evervec.messages import GENERATE_ITEM_EMBEDDING, ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
+from evervec.metrics import Lane
 from evervec.settings import Settings
 from evervec.temporal import failure_of, passing_failure
 
@@ -50,6 +52,7 @@ class ItemActivities:
             about.info("item waits", reason=failure.type, ms=_since(started))
             raise
         except Exception as error:  # noqa: BLE001 - no error leaves the worker but by its class
+            metrics.ACTIVITY_FAILURES.labels(GENERATE_ITEM_EMBEDDING).inc()
             about.warning("item not embedded", error=describe_error(error), ms=_since(started))
             raise failure_of(error) from None
         about.info("item done", outcome=result.outcome.value, ms=_since(started))
@@ -86,16 +89,18 @@ class ItemActivities:
 
     async def _store(self, state: ItemState, vector: Vector | None) -> Outcome:
         writes = [state.written_back(vector)]
-        outcome = (await store_item_embedding(self._items, self._tally, state.source, writes))[state.item_key]
+        outcomes = await store_item_embedding(self._items, self._tally, Lane.LIVE, state.source, writes)
+        outcome = outcomes[state.item_key]
         if outcome is Outcome.LOCKED:
             raise passing_failure("ItemLocked", next_retry_delay=LOCKED_RETRY)
         return outcome
 
     async def _count_failure(self, state: ItemState, error: Exception) -> ItemEmbeddingResult:
         """Count the attempt; raise the error while there are attempts left."""
-        if not await self._given_up(state, error):
+        given_up = await self._given_up(state, error)
+        self._tally.failed(state.source, Lane.LIVE, attempts=1, given_up=given_up)
+        if not given_up:
             raise error
-        self._tally.given_up(state.source, 1)
         return _result(state, Outcome.FAILED, error=error)
 
     async def _given_up(self, state: ItemState, error: Exception) -> bool:

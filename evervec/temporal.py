@@ -18,6 +18,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DefaultFailureConverter, PayloadConverter
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, FailureError
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from evervec.errors import ConfigurationError, ModelUnavailableError, ServiceUnreachableError
@@ -105,7 +106,7 @@ def _text_of(error: BaseException) -> str:
     return describe_error(error)
 
 
-async def connect(settings: Settings) -> Client:
+async def connect(settings: Settings, runtime: Runtime | None = None) -> Client:
     """Connect to the settings' namespace; ServiceUnreachableError when Temporal does not answer."""
     tls = _tls(settings)
     try:
@@ -116,6 +117,7 @@ async def connect(settings: Settings) -> Client:
                 api_key=settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
                 tls=tls,
                 data_converter=data_converter,
+                runtime=runtime,
             )
     except ValueError as error:
         raise ConfigurationError(f"EVERVEC_TEMPORAL_ADDRESS is not a host:port: {error}") from None

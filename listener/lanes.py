@@ -3,6 +3,7 @@
 from temporalio.client import Client
 
 from db.outbox import OutboxItem
+from evervec.metrics import sdk_metrics
 from evervec.schedule import ensure_schedule
 from evervec.settings import Settings
 from evervec.temporal import (
@@ -26,7 +27,7 @@ class Lanes:
 
     async def connect(self) -> None:
         """Connect, and see to it that the namespace has what workflows need."""
-        client = await connect(self._settings)
+        client = await connect(self._settings, sdk_metrics().runtime if self._settings.metrics_address else None)
         await ensure_search_attributes(client)
         self._client = client
 

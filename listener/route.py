@@ -86,6 +86,10 @@ class Router:
         """Signals to items' workflows that got through."""
         self.swept = 0
         """Signals to sweeps that got through."""
+        self.not_signalled = 0
+        """Signals that did not get through."""
+        self.debounced = 0
+        """Changes that were heard of while their items waited already."""
 
     @property
     def waiting(self) -> int:
@@ -97,11 +101,17 @@ class Router:
         """Items that were signalled and not seen to leave the outbox yet."""
         return len(self._sent)
 
+    @property
+    def sweeping(self) -> list[str]:
+        """The sources whose sweeps were at work not long ago."""
+        return self._sweeps.open()
+
     # What comes in by NOTIFY. None of this waits.
 
     def changed(self, key: Key, content_hash: str) -> bool:
         """The item was heard of; of no use when it waits already, or may not go live."""
         waits = key in self._waiting
+        self.debounced += waits
         takes = waits or key in self._sent or (self._has_room(key.source) and self._vain.heeds(key.source))
         return takes and self._put(key, content_hash) and not waits
 
@@ -239,6 +249,7 @@ class Router:
             self._calls.release()
 
     def _not_sent(self, key: Key, item: OutboxItem | None, error: Exception) -> None:
+        self.not_signalled += 1
         status = error.status if isinstance(error, RPCError) else None
         name = status.name if status else describe_error(error)
         if status in _ITS_OWN_FAULT:

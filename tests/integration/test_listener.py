@@ -14,7 +14,8 @@ from db.outbox import Outbox
 from evervec.errors import ConfigurationError, ServiceUnreachableError
 from evervec.schedule import EVERY, schedule_id
 from listener import daemon, standby
-from listener.daemon import Listener, Role, run_listener
+from listener.daemon import Listener, run_listener
+from listener.status import Role
 from tests.integration.listener_lab import WATCH, Lab, Proxy, eventually, settings_of
 
 BELL = """

@@ -32,6 +32,7 @@ ALLOWED = {
         "fill_page",
         "census_page",
         "count_outbox",
+        "outbox_depth",
     },
     "evervec_worker": {
         "instance_id",
