@@ -44,6 +44,7 @@ class OutboxDepth(NamedTuple):
     pending: int
     failed: int
     oldest_pending_seconds: float
+    paused: bool
 
 
 class Outbox:

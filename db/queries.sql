@@ -38,7 +38,7 @@ SELECT source, scanned, enqueued, done FROM evervec.census_page(%(limit)s, %(sma
 SELECT evervec.count_outbox() AS long;
 
 -- name: outbox_depth
-SELECT source, pending, failed, oldest_pending_seconds FROM evervec.outbox_depth();
+SELECT source, pending, failed, oldest_pending_seconds, paused FROM evervec.outbox_depth();
 
 -- name: notification_queue_usage
 SELECT pg_notification_queue_usage() AS usage;

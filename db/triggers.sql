@@ -2082,10 +2082,10 @@ COMMENT ON VIEW evervec.status IS 'One row a source: eligible = fresh + stale; f
 
 -- How deep the outbox is, a row a source, for those who measure.
 CREATE OR REPLACE FUNCTION evervec.outbox_depth()
-RETURNS TABLE (source text, pending bigint, failed bigint, oldest_pending_seconds double precision)
+RETURNS TABLE (source text, pending bigint, failed bigint, oldest_pending_seconds double precision, paused boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT s.name, coalesce(w.waiting - w.failed, 0), coalesce(w.failed, 0),
-         coalesce(greatest(extract(epoch FROM clock_timestamp() - w.oldest), 0), 0)::double precision
+         coalesce(greatest(extract(epoch FROM clock_timestamp() - w.oldest), 0), 0)::double precision, s.paused
   FROM evervec.source s LEFT JOIN evervec.waiting w ON w.source = s.name
 $$;
 

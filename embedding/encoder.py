@@ -181,6 +181,7 @@ class Encoder:
         failure = self._failures.get(key)
         if failure is None or failure.until < started:
             logger.info("loading model", model=spec.name)
+            metrics.MODEL_LOAD_FAILURES.labels(spec.name)
             try:
                 embedder = await self._thread.call(partial(self._load, spec, self._settings))
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the model hear of it

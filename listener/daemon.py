@@ -12,7 +12,7 @@ from db.listen import NotificationStream
 from db.outbox import Outbox
 from evervec.errors import DatabaseError, EvervecError
 from evervec.log import describe_error, get_logger
-from evervec.metrics import served
+from evervec.metrics_page import served
 from evervec.settings import Settings
 from listener.backoff import Backoff
 from listener.census import Census

@@ -3,7 +3,7 @@
 from temporalio.client import Client
 
 from db.outbox import OutboxItem
-from evervec.metrics import sdk_metrics
+from evervec.metrics_page import sdk_metrics
 from evervec.schedule import ensure_schedule
 from evervec.settings import Settings
 from evervec.temporal import (

@@ -70,12 +70,14 @@ class Measures(Collector):
             "evervec_oldest_pending_seconds", "Time since the oldest pending item was enqueued", labels=["source"]
         )
         sweeping = GaugeMetricFamily("evervec_sweep_running", "1 while a sweep is at work", labels=["source"])
+        paused = GaugeMetricFamily("evervec_source_paused", "1 while a source is paused", labels=["source"])
         for depth in self._depths:
             items.add_metric([depth.source, "pending"], depth.pending)
             items.add_metric([depth.source, "failed"], depth.failed)
             oldest.add_metric([depth.source], depth.oldest_pending_seconds)
             sweeping.add_metric([depth.source], depth.source in status.sweeping)
-        yield from (items, oldest, sweeping)
+            paused.add_metric([depth.source], depth.paused)
+        yield from (items, oldest, sweeping, paused)
         if self._queue_usage is not None:
             yield GaugeMetricFamily(
                 "evervec_notification_queue_usage_ratio",

@@ -17,6 +17,7 @@ from embedding.encoder import Encoder
 from evervec import metrics
 from evervec.errors import EvervecError
 from evervec.log import describe_error, get_logger
+from evervec.metrics_page import sdk_metrics, served
 from evervec.settings import Settings
 from evervec.temporal import connect, ensure_search_attributes
 from workflows import all_workflows
@@ -37,7 +38,7 @@ async def run_worker(settings: Settings) -> None:
 
     ServiceUnreachableError when PostgreSQL or Temporal does not answer at the start. Later the worker waits for them.
     """
-    with metrics.served(settings.metrics_address, metrics.WORK):
+    with served(settings.metrics_address, metrics.WORK):
         async with running_worker(settings):
             await asyncio.Event().wait()
 
@@ -45,7 +46,7 @@ async def run_worker(settings: Settings) -> None:
 @asynccontextmanager
 async def running_worker(settings: Settings) -> AsyncIterator[None]:
     """A worker that works while the block runs; a fatal error of the worker ends the block."""
-    client = await connect(settings, metrics.sdk_metrics().runtime if settings.metrics_address else None)
+    client = await connect(settings, sdk_metrics().runtime if settings.metrics_address else None)
     async with (
         open_pool(settings.database_conninfo, size=POOL_SIZE, application_name="evervec worker") as pool,
         Tally(Items(pool)) as tally,

@@ -1,17 +1,23 @@
 """What listener and worker serve to Prometheus, after real work, is what the docs, the dashboard and the rules name."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from shutil import which
+from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 from prometheus_client.metrics_core import Metric
 
 from evervec.errors import ConfigurationError
 from evervec.latency import LATENCY_BUCKETS
-from evervec.metrics import WORK, served
+from evervec.metrics import WORK
+from evervec.metrics_page import served
+from tests.integration.contract import fresh_database
 from tests.integration.pipeline import Site, new_table, until
 from tests.integration.scrape_lab import free_address, processes, scrape, series, value
 
@@ -27,8 +33,6 @@ async def said(
     postgres: str, template_database: str, temporal_address: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[dict[str, Metric], dict[str, Metric]]]:
     """What the processes say after edits, bulk work, skipped and failed items."""
-    from tests.integration.contract import fresh_database  # noqa: PLC0415 - not for those who only read files
-
     with fresh_database(postgres, template_database) as database:
         async with (
             Site.open(database, temporal_address, max_attempts=2, sweep_threshold=8, debounce_ms=100) as site,
@@ -93,7 +97,9 @@ async def test_the_worker_tells_what_it_did(said: tuple[dict[str, Metric], dict[
     assert value(worker, "evervec_write_back_errors_total") == 0
     assert value(worker, "evervec_model_load_seconds", model="stub:8") > 0
     assert value(worker, "process_resident_memory_bytes") > 10_000_000
-    bounds = {sample.labels["le"] for sample in worker["evervec_commit_to_vector_seconds"].samples if "le" in sample.labels}
+    bounds = {
+        sample.labels["le"] for sample in worker["evervec_commit_to_vector_seconds"].samples if "le" in sample.labels
+    }
     assert bounds == {str(float(bound)) for bound in LATENCY_BUCKETS} | {"+Inf"}
 
 
@@ -132,20 +138,21 @@ async def test_names_follow_the_conventions_and_labels_hold_no_key(
             assert "poison" not in str(family.samples), name
 
 
+def rules() -> list[dict[str, Any]]:
+    """The alert rules."""
+    text = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
+    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+
+
 def queries() -> dict[str, list[str]]:
     """The PromQL of the dashboard's panels and of the alerts, by where it stands."""
-    import yaml  # noqa: PLC0415
-
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {f"alert {rule['alert']}": [rule["expr"]] for rule in rules()}
     for path in sorted((ROOT / "deploy" / "grafana").glob("*.json")):
         dashboard = json.loads(path.read_text(encoding="utf-8"))
         for panel in dashboard["panels"]:
-            found[f"{path.name}: {panel['title']}"] = [target["expr"] for target in panel.get("targets", [])]
-        found[f"{path.name}: variables"] = [each["query"]["query"] for each in dashboard["templating"]["list"] if each["type"] == "query"]
-    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))
-    for group in rules["groups"]:
-        for rule in group["rules"]:
-            found[f"alert {rule['alert']}"] = [rule["expr"]]
+            found[f"{path.name}: {panel['title']}"] = [target["expr"] for target in panel["targets"]]
+        variables = [each["query"]["query"] for each in dashboard["templating"]["list"] if each["type"] == "query"]
+        found[f"{path.name}: variables"] = variables
     return found
 
 
@@ -157,6 +164,65 @@ async def test_panels_and_alerts_ask_for_what_there_is(said: tuple[dict[str, Met
             names = set(re.findall(r"\b(?:evervec|temporal|process)_[a-z_]+\b", expression))
             assert names, (place, expression)
             assert names <= there, (place, names - there)
+
+
+async def test_each_alert_links_to_what_to_do() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    headings = {heading.lower() for heading in re.findall(r"^### (\w+)$", text, re.MULTILINE)}
+    for rule in rules():
+        assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
+        assert rule["alert"].lower() in headings
+        assert {"summary", "description"} <= rule["annotations"].keys()
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+NO_LEADER_NO_WORKER = """
+  - interval: 1m
+    input_series:
+      - {series: 'evervec_listener_role{role="standby"}', values: '1x30'}
+      - {series: 'evervec_listener_role{role="leading"}', values: '0x30'}
+    alert_rule_test:
+      - eval_time: 5m
+        alertname: EvervecNoLeader
+        exp_alerts: [{exp_labels: {severity: critical}}]
+      - {eval_time: 5m, alertname: EvervecNoWorker, exp_alerts: [{exp_labels: {severity: critical}}]}
+"""
+STUCK = """
+  - interval: 1m
+    input_series:
+      - {series: 'evervec_outbox_items{source="a", state="pending"}', values: '5x60'}
+      - {series: 'evervec_outbox_items{source="b", state="pending"}', values: '5x60'}
+      - {series: 'evervec_outbox_items{source="c", state="pending"}', values: '5x60'}
+      - {series: 'evervec_source_paused{source="c"}', values: '1x60'}
+      - {series: 'evervec_items_total{source="b", lane="live", outcome="embedded"}', values: '0+1x60'}
+      - {series: 'evervec_items_total{source="a", lane="live", outcome="locked"}', values: '0+1x60'}
+    alert_rule_test:
+      - eval_time: 30m
+        alertname: EvervecNothingEmbedded
+        exp_alerts: [{exp_labels: {severity: critical, source: a}}]
+"""
+
+
+@pytest.mark.skipif(which("promtool") is None, reason="promtool, of Debian's package prometheus, is not installed")
+@pytest.mark.parametrize("situation", [NO_LEADER_NO_WORKER, STUCK], ids=["nobody", "stuck"])
+async def test_promtool_accepts_the_rules_and_they_fire_when_they_should(tmp_path: Path, situation: str) -> None:
+    alerts = ROOT / "deploy" / "prometheus" / "alerts.yml"
+    assert await promtool("check", "rules", alerts) == ""
+    bare = yaml.safe_load(alerts.read_text(encoding="utf-8"))
+    for rule in bare["groups"][0]["rules"]:
+        del rule["annotations"]
+    (tmp_path / "alerts.yml").write_text(yaml.safe_dump(bare))
+    (tmp_path / "test.yml").write_text(f"rule_files: [alerts.yml]\ntests:{situation}")
+    assert await promtool("test", "rules", tmp_path / "test.yml") == ""
+
+
+async def promtool(*arguments: str | Path) -> str:
+    """What it complains of."""
+    process = await asyncio.create_subprocess_exec(
+        "promtool", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    return said.decode() if process.returncode else ""
 
 
 async def test_an_address_that_is_taken_is_one_clear_error() -> None:
