@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
         ItemWorkflowState,
         ItemWorkflowStatus,
         Outcome,
+        StateShown,
     )
     from workflows.retries import HEARTBEAT_TIMEOUT, NO_SUCH_SOURCE, RETRY_POLICY
 
@@ -52,7 +53,7 @@ class ItemEmbeddingWorkflow:
         self._force = start.force_regenerate
         self._content_hash = start.content_hash
         self._rounds = start.rounds
-        self._state = start.state
+        self._state = self._shown = start.state
         self._last_outcome = start.last_outcome
         self._last_error = start.last_error
         self._gone = False
@@ -118,6 +119,7 @@ class ItemEmbeddingWorkflow:
             self._give_up(error)
         if self._state is ItemWorkflowState.PENDING:
             self._force = self._force or force
+        self._show_state()
         self._rounds += 1
         self._active_at = workflow.time()
 
@@ -141,6 +143,7 @@ class ItemEmbeddingWorkflow:
             # what is left of this one may still write, which does no harm.
             self._dirty = True
             self._force = self._force or force
+            self._show_state()
             self._continue_as_new()
         return await activity
 
@@ -161,9 +164,14 @@ class ItemEmbeddingWorkflow:
         self._last_error = cause.message if isinstance(cause, ApplicationError) else type(cause).__name__
 
     def _set_state(self, state: ItemWorkflowState) -> None:
-        if state is not self._state:
-            self._state = state
-            workflow.upsert_search_attributes([STATE.value_set(state.value)])
+        self._state = state
+        if self._start.state_shown is StateShown.EACH:
+            self._show_state()
+
+    def _show_state(self) -> None:
+        if self._state is not self._shown and self._start.state_shown is not StateShown.NEVER:
+            self._shown = self._state
+            workflow.upsert_search_attributes([STATE.value_set(self._state.value)])
 
     def _continue_as_new(self) -> NoReturn:
         workflow.continue_as_new(
@@ -171,6 +179,7 @@ class ItemEmbeddingWorkflow:
                 source=self._start.source,
                 item_key=self._start.item_key,
                 idle_seconds=self._start.idle_seconds,
+                state_shown=self._start.state_shown,
                 dirty=self._dirty,
                 force_regenerate=self._force,
                 content_hash=self._content_hash,
