@@ -30,6 +30,7 @@ from evervec.messages import (
 from evervec.metrics import Lane
 from evervec.settings import Settings
 from evervec.temporal import failure_of, passing_failure
+from evervec.tracing import span
 
 BATCHES_AT_ONCE = 4
 """Of all sources: enough to keep the encoder busy, and few enough to leave slots and connections to live edits."""
@@ -66,7 +67,7 @@ class BatchActivities:
         """Read the items, embed those whose vectors are stale, write the vectors back and ack the changes."""
         if self._running >= BATCHES_AT_ONCE:
             raise passing_failure("WorkerBusy", next_retry_delay=BUSY_RETRY)
-        about = log.bind(source=request.source, items=len(request.item_keys))
+        about = log.bind(source=request.source, items=len(request.item_keys), workflow=activity.info().workflow_id)
         started = time.perf_counter()
         self._running += 1
         try:
@@ -109,7 +110,9 @@ class Batch:
         portion = len(self._request.item_keys) if rate is None else max(1, int(rate * PACE_SECONDS))
         started, done = time.perf_counter(), 0
         for keys in _parts(self._request.item_keys, portion):
-            await self._embed(await self._items.read(self._source, keys))
+            with span("read", items=len(keys)):
+                states = await self._items.read(self._source, keys)
+            await self._embed(states)
             if Outcome.PAUSED in self._counts:
                 return
             done += len(keys)
@@ -144,7 +147,8 @@ class Batch:
         """
         texts = [state.content or "" for state in states]
         try:
-            answers = await self._encoder.embed_each(states[0].model, texts, live=False)
+            with span("encode", model=states[0].model.name, items=len(texts)):
+                answers = await self._encoder.embed_each(states[0].model, texts, live=False)
         except ConfigurationError as error:
             await self._items.note_error(self._source, states, str(error))
             raise

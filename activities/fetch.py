@@ -106,7 +106,7 @@ async def _told(answer: Awaitable[T], **about: str) -> T:
         raise
     except Exception as error:  # noqa: BLE001 - no error leaves the worker but by its class
         metrics.ACTIVITY_FAILURES.labels(activity.info().activity_type).inc()
-        log.warning("outbox not read", error=describe_error(error), **about)
+        log.warning("outbox not read", error=describe_error(error), workflow=activity.info().workflow_id, **about)
         raise failure_of(error) from None
 
 

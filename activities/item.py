@@ -21,6 +21,7 @@ from evervec.messages import GENERATE_ITEM_EMBEDDING, ItemEmbeddingRequest, Item
 from evervec.metrics import Lane
 from evervec.settings import Settings
 from evervec.temporal import failure_of, passing_failure
+from evervec.tracing import span
 
 LOCKED_RETRY = timedelta(seconds=5)
 
@@ -42,7 +43,12 @@ class ItemActivities:
     @activity.defn(name=GENERATE_ITEM_EMBEDDING)
     async def generate_item_embedding(self, request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
         """Read the item, embed it if its vector is stale, write the vector back and ack the change."""
-        about = log.bind(source=request.source, key=request.item_key)
+        about = log.bind(
+            source=request.source,
+            key=request.item_key,
+            hash=request.content_hash,
+            workflow=activity.info().workflow_id,
+        )
         started = time.perf_counter()
         try:
             async with heartbeats():
@@ -55,11 +61,12 @@ class ItemActivities:
             metrics.ACTIVITY_FAILURES.labels(GENERATE_ITEM_EMBEDDING).inc()
             about.warning("item not embedded", error=describe_error(error), ms=_since(started))
             raise failure_of(error) from None
-        about.info("item done", outcome=result.outcome.value, ms=_since(started))
+        about.info("item done", hash=result.content_hash, outcome=result.outcome.value, ms=_since(started))
         return result
 
     async def _generate(self, request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
-        [state] = await self._items.read(request.source, [request.item_key])
+        with span("read"):
+            [state] = await self._items.read(request.source, [request.item_key])
         if state.paused:
             return _result(state, Outcome.PAUSED)
         vector = None
@@ -84,7 +91,8 @@ class ItemActivities:
 
     async def _embed(self, state: ItemState) -> Vector:
         vector: Vector
-        [vector] = await self._encoder.embed(state.model, [state.content or ""], live=True)
+        with span("encode", model=state.model.name):
+            [vector] = await self._encoder.embed(state.model, [state.content or ""], live=True)
         return vector
 
     async def _store(self, state: ItemState, vector: Vector | None) -> Outcome:

@@ -21,6 +21,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, Fa
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
+from evervec import tracing
 from evervec.errors import ConfigurationError, ModelUnavailableError, ServiceUnreachableError
 from evervec.log import describe_error, get_logger
 from evervec.messages import (
@@ -132,6 +133,7 @@ async def connect(settings: Settings, runtime: Runtime | None = None) -> Client:
                 tls=tls,
                 data_converter=data_converter,
                 runtime=runtime,
+                interceptors=tracing.interceptors(),
             )
     except ValueError as error:
         raise ConfigurationError(f"EVERVEC_TEMPORAL_ADDRESS is not a host:port: {error}") from None

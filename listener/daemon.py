@@ -14,6 +14,7 @@ from evervec.errors import DatabaseError, EvervecError
 from evervec.log import describe_error, get_logger
 from evervec.metrics_page import served
 from evervec.settings import Settings
+from evervec.tracing import traced
 from listener.backoff import Backoff
 from listener.census import Census
 from listener.hush import Hush
@@ -200,7 +201,7 @@ async def run_listener(settings: Settings) -> None:
     ServiceUnreachableError when PostgreSQL or Temporal does not answer at the start. Later the listener waits for them.
     """
     listener = Listener(settings)
-    with served(settings.metrics_address, listener.measures):
+    with traced("evervec-listener"), served(settings.metrics_address, listener.measures):
         await listener.start()
         try:
             await listener.wait()

@@ -13,8 +13,9 @@ from db.outbox import OutboxItem
 from evervec.errors import DatabaseError, EvervecError
 from evervec.log import describe_error, get_logger
 from evervec.settings import Settings
+from evervec.tracing import span
 from listener.backoff import Backoff
-from listener.debounce import Clock, Debouncer, Key
+from listener.debounce import Clock, Debouncer, Due, Key
 from listener.sent import Sent
 from listener.sweeps import Sweeps
 from listener.vain import Vain
@@ -194,20 +195,22 @@ class Router:
             while True:
                 if self.away:
                     await asyncio.sleep(self._backoff.next())
-                self._in_hand = await self._next_due(1 if self.away else BATCH)
+                due = await self._next_due(1 if self.away else BATCH)
+                waited = {each.key: each.waited for each in due}
+                self._in_hand = [*waited]
                 for key, item in await self._confirm(outbox, self._in_hand):
                     await self._calls.acquire()
                     if item:
                         self._sent.add(key, item.version)
-                    call = calls.create_task(self._send(key, item))
+                    call = calls.create_task(self._send(key, item, waited[key]))
                     if self.away:
                         await call
                 self._in_hand = []
 
-    async def _next_due(self, limit: int) -> list[Key]:
+    async def _next_due(self, limit: int) -> list[Due]:
         while True:
             if due := self._waiting.pop_due(limit):
-                return [key for key, _hash in due]
+                return due
             self._in_hand = []
             self._filled.clear()
             with suppress(TimeoutError):
@@ -232,10 +235,13 @@ class Router:
                 confirmed.append((key, item))
         return confirmed
 
-    async def _send(self, key: Key, item: OutboxItem | None) -> None:
+    async def _send(self, key: Key, item: OutboxItem | None, waited: float) -> None:
         latest = self._latest.get(key.source, 0)
         try:
-            await (self._ways.signal_item(item) if item else self._ways.signal_sweep(key.source))
+            with span(
+                "item changed" if item else "items wait", waited=waited, source=key.source, key=item and item.item_key
+            ):
+                await (self._ways.signal_item(item) if item else self._ways.signal_sweep(key.source))
         except (EvervecError, TemporalError) as error:
             self._not_sent(key, item, error)
         else:
@@ -253,7 +259,8 @@ class Router:
         status = error.status if isinstance(error, RPCError) else None
         name = status.name if status else describe_error(error)
         if status in _ITS_OWN_FAULT:
-            _log.error("Temporal refused to start or signal a workflow", source=key.source, error=name)
+            about = {"key": item.item_key, "hash": item.content_hash} if item else {}
+            _log.error("Temporal refused to start or signal a workflow", source=key.source, error=name, **about)
             return  # an item is remembered as sent, and tried again more and more rarely
         self._sent.forget(key)
         if key not in self._waiting:

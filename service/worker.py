@@ -20,6 +20,7 @@ from evervec.log import describe_error, get_logger
 from evervec.metrics_page import sdk_metrics, served
 from evervec.settings import Settings
 from evervec.temporal import connect, ensure_search_attributes
+from evervec.tracing import traced
 from workflows import all_workflows
 
 MAX_ACTIVITIES = 64
@@ -38,7 +39,7 @@ async def run_worker(settings: Settings) -> None:
 
     ServiceUnreachableError when PostgreSQL or Temporal does not answer at the start. Later the worker waits for them.
     """
-    with served(settings.metrics_address, metrics.WORK):
+    with traced("evervec-worker"), served(settings.metrics_address, metrics.WORK):
         async with running_worker(settings):
             await asyncio.Event().wait()
 
