@@ -1,10 +1,12 @@
 """What an item's workflow asks for: bring one vector in line with its row."""
 
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 
 from activities.faults import database_blames_item, encoder_blames_item, reason_of
 from activities.heartbeat import heartbeats
@@ -17,13 +19,22 @@ from embedding.encoder import Encoder
 from evervec import metrics
 from evervec.errors import ConfigurationError
 from evervec.log import describe_error, get_logger
-from evervec.messages import GENERATE_ITEM_EMBEDDING, ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
+from evervec.messages import (
+    GENERATE_ITEM_EMBEDDING,
+    ITEM_HELD_UP_SIGNAL,
+    ItemEmbeddingRequest,
+    ItemEmbeddingResult,
+    Outcome,
+)
 from evervec.metrics import Lane
 from evervec.settings import Settings
 from evervec.temporal import failure_of, passing_failure
 from evervec.tracing import span
 
 LOCKED_RETRY = timedelta(seconds=5)
+HELD_UP_ATTEMPT = 3
+"""When this attempt fails, the item's workflow is told; before that it may soon be over."""
+SIGNAL_TIMEOUT = timedelta(seconds=3)
 
 log = get_logger(__name__)
 
@@ -56,10 +67,12 @@ class ItemActivities:
                 result = await self._generate(request)
         except ApplicationError as failure:
             about.info("item waits", reason=failure.type, ms=_since(started))
+            await _tell_if_held_up()
             raise
         except Exception as error:  # noqa: BLE001 - no error leaves the worker but by its class
             metrics.ACTIVITY_FAILURES.labels(GENERATE_ITEM_EMBEDDING).inc()
             about.warning("item not embedded", error=describe_error(error), ms=_since(started))
+            await _tell_if_held_up()
             raise failure_of(error) from None
         about.info("item done", hash=result.content_hash, outcome=result.outcome.value, ms=_since(started))
         return result
@@ -117,6 +130,15 @@ class ItemActivities:
         return await self._items.record_failure(
             state.source, state.item_key, state.outbox_version, reason_of(error), max_attempts=self._max_attempts
         )
+
+
+async def _tell_if_held_up() -> None:
+    """Have the workflow show that its item is pending. It may not hear of it: that is all."""
+    about = activity.info()
+    if about.attempt == HELD_UP_ATTEMPT and about.workflow_id:
+        handle = activity.client().get_workflow_handle(about.workflow_id, run_id=about.workflow_run_id)
+        with suppress(RPCError):
+            await handle.signal(ITEM_HELD_UP_SIGNAL, rpc_timeout=SIGNAL_TIMEOUT)
 
 
 def _result(

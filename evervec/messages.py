@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ITEM_WORKFLOW = "ItemEmbeddingWorkflow"
 ITEM_CHANGED_SIGNAL = "item_changed"
+ITEM_HELD_UP_SIGNAL = "item_held_up"
 ITEM_STATUS_QUERY = "status"
 GENERATE_ITEM_EMBEDDING = "generate_item_embedding"
 SWEEP_WORKFLOW = "EmbeddingSweepWorkflow"
@@ -96,7 +97,7 @@ class StateShown(StrEnum):
     EACH = "each"
     """At each change, as workflows of earlier versions do: two events an edit."""
     AT_REST = "at_rest"
-    """When a round has ended with another state than is shown: an edit of a fresh item costs no event."""
+    """When a round has ended, or is held up, with another state than is shown: an edit costs no event."""
     NEVER = "never"
     """The namespace does not know the attribute."""
 

@@ -1,7 +1,7 @@
 """How a trace gets from the listener's signal to the worker's activity. Needs the extra `evervec[otel]`.
 
-The context travels in Temporal's headers. A workflow hands on that of the last signal, and makes no spans of its own: it
-lives for many edits, and is replayed.
+The context travels in Temporal's headers. A workflow hands on that of the last signal, and makes no spans of its own:
+it lives for many edits, and is replayed.
 """
 
 from collections.abc import Mapping

@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from evervec.messages import (
         GENERATE_ITEM_EMBEDDING,
         ITEM_CHANGED_SIGNAL,
+        ITEM_HELD_UP_SIGNAL,
         ITEM_STATUS_QUERY,
         ITEM_WORKFLOW,
         STATE_ATTRIBUTE,
@@ -67,6 +68,11 @@ class ItemEmbeddingWorkflow:
         self._force = self._force or change.force_regenerate
         self._dirty = True
         self._active_at = workflow.time()
+
+    @workflow.signal(name=ITEM_HELD_UP_SIGNAL)
+    def item_held_up(self) -> None:
+        """The attempts of this round fail, and more follow: it is seen from outside that the item waits."""
+        self._show_state()
 
     @workflow.query(name=ITEM_STATUS_QUERY)
     def status(self) -> ItemWorkflowStatus:

@@ -14,7 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from evervec import __version__
 from evervec.errors import DimensionError, SourceNotFoundError
-from evervec.messages import ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
+from evervec.messages import ITEM_HELD_UP_SIGNAL, ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
 from tests.integration.sweep_lab import SweepLab, sweep_lab, sweep_status
 from tests.integration.temporal_lab import (
     Handle,
@@ -89,6 +89,22 @@ async def state_not_shown(bench: Lab) -> Handle:
     for rounds, change in enumerate(["embedded", "failed", "embedded"], start=1):
         handle = await bench.change(key, change, searchable=False)
         await until_rounds(handle, rounds)
+    return handle
+
+
+async def held_up(bench: Lab) -> Handle:
+    """A round that does not end, of which the activity tells; the workflow runs still."""
+    key = new_key()
+    handle = await bench.change(key, "embedded")
+    await until_rounds(handle, 1)
+    await bench.change(key, "stuck")
+    await until(lambda: len(bench.activity.requests) == 2)
+    await handle.signal(ITEM_HELD_UP_SIGNAL)
+
+    async def shown() -> bool:
+        return "pending" in str((await handle.describe()).typed_search_attributes)
+
+    await until(shown)
     return handle
 
 
@@ -243,6 +259,7 @@ SCENARIOS: list[Callable[[Lab], Awaitable[Handle]]] = [
     changes_during_a_round,
     state_at_rest,
     state_not_shown,
+    held_up,
     gone,
     idle,
     cancelled,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 from temporalio.client import WorkflowExecution
+from temporalio.common import SearchAttributeKey
 
 from evervec import temporal
 from evervec.temporal import item_workflow_id, sweep_workflow_id
@@ -73,6 +74,27 @@ async def test_saved_queries_find_what_they_promise(site: Site) -> None:
         await table.settled()
         await find("sweeps of one source", sweep_workflow_id(instance, table.source))
         await find("sweeps that run")
+
+
+async def test_an_edit_that_is_held_up_shows_as_pending(site: Site) -> None:
+    table = await new_table(site, "column", name=f"items {uuid.uuid4().hex}")
+    instance = await site.value("SELECT evervec.instance_id()")
+    handle = site.client.get_workflow_handle(item_workflow_id(instance, table.source, "1"))
+
+    async def shows(state: str) -> bool:
+        attributes = (await handle.describe()).typed_search_attributes
+        return attributes.get(SearchAttributeKey.for_keyword("EvervecState")) == state
+
+    async with site.running():
+        await table.do("INSERT INTO {t} VALUES (1, 'drill')")
+        await table.fresh()
+        await until(lambda: shows("fresh"))
+        await site.run("ALTER FUNCTION evervec.write_back RENAME TO taken_away")
+        await table.do("UPDATE {t} SET name = 'edited' WHERE id = 1")
+        await until(lambda: shows("pending"))
+        await site.run("ALTER FUNCTION evervec.taken_away RENAME TO write_back")
+        await table.fresh()
+        await until(lambda: shows("fresh"))
 
 
 async def _edited(table: Table) -> None:
