@@ -14,6 +14,7 @@ from temporalio.worker import Replayer
 
 from evervec import tracing
 from evervec.errors import ConfigurationError
+from evervec.otel import Interceptor
 from evervec.temporal import data_converter
 from evervec.tracing import exporter_wanted, traced
 from tests.integration.pipeline import DESTINATIONS, Site, new_table, until
