@@ -4,7 +4,7 @@ import asyncio
 import socket
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,14 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def free_neighbours() -> tuple[str, str]:
+    """Two addresses, the second one with the next port."""
+    while True:
+        host, _, port = free_address().rpartition(":")
+        with suppress(OSError), socket.create_server((host, int(port) + 1)):
+            return f"{host}:{port}", f"{host}:{int(port) + 1}"
 
 
 async def scrape(address: str) -> dict[str, Metric]:
