@@ -11,7 +11,7 @@ PEERS := cocoindex pgai pixeltable
 CHAOS = $(BIN)/python -m tests.chaos --seed $(or $(SEED),1)
 BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-.PHONY: help demo test test-long chaos chaos-short soak bench bench-peers bench-scale bench-publish lint types format clean
+.PHONY: help demo test test-long chaos chaos-short soak bench bench-peers bench-scale bench-publish recordings lint types format clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench-peers: $(VENV)/.bench $(PEERS:%=build/peers/%/.installed) ## measure everv
 
 bench-publish: $(VENV)/.bench ## put the figures of the last runs into docs/benchmarks.md
 	@$(BIN)/python -m tests.bench.report --publish
+
+recordings: $(VENV)/.dev ## take the README's pictures of commands anew, from a real run
+	@$(BIN)/python -m tests.recordings
 
 lint: $(VENV)/.dev ## ruff (lint and format) and the layer contract
 	@echo "== ruff and import-linter"

@@ -1,37 +1,27 @@
 """`evervec`: the commands, put together."""
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from cli.commands import check, demo, find, look, processes, setup, up, work
+from cli.commands import check, demo, doctor, find, look, processes, setup, status, up, work
 from cli.errors import exit_code_of
+from cli.examples import examples_help
 from cli.reference import environment_help
+from evervec.errors import ConfigurationError
 from evervec.log import configure_logging
 from evervec.settings import load_settings
 
 # In the order in which the help shows them. A function's parameters and docstring are the command's.
-COMMANDS = (
-    up.up,
-    demo.demo,
-    processes.listener,
-    processes.worker,
-    setup.init,
-    setup.watch,
-    setup.unwatch,
-    look.status,
-    look.item,
-    look.failures,
-    find.search,
-    check.verify,
-    work.backfill,
-    work.regenerate,
-    work.retry,
-    work.pause,
-    work.resume,
-)
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Set up": (up.up, demo.demo, setup.init, setup.watch, setup.unwatch, setup.uninstall),
+    "Run": (processes.listener, processes.worker),
+    "Look": (status.status, look.item, look.failures, find.search, check.verify, doctor.doctor),
+    "Work": (work.backfill, work.regenerate, work.retry, work.pause, work.resume),
+}
 
 app = typer.Typer(
     name="evervec",
@@ -40,8 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in COMMANDS:
-    app.command()(command)
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel, epilog=examples_help(command.__name__))(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -61,7 +52,12 @@ def evervec(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
-    configure_logging(load_settings())
+    try:
+        configure_logging(load_settings())
+    except ConfigurationError:
+        # What is wrong with the settings, the doctor says among all else.
+        if context.invoked_subcommand != doctor.doctor.__name__:
+            raise
 
 
 def run() -> None:

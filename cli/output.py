@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+MINUTE = 60
 PIPE_WIDTH = 200
 """Of a table that goes into a file or another program."""
 
@@ -41,9 +42,11 @@ def note(line: str) -> None:
     stderr().print(line)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
-    """A plain table; the columns in `right` are numbers."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = (), gap: int = 2
+) -> Table:
+    """A plain table; the columns in `right` are numbers, and `gap` blanks are between columns."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -60,6 +63,17 @@ def printable(value: object) -> str:
 def counted(number: int, thing: str) -> str:
     """`1 item`, `2,000 items`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`: two parts at most."""
+    days, rest = divmod(round(seconds / MINUTE), 24 * 60)
+    hours, minutes = divmod(rest, 60)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if seconds >= MINUTE else f"{seconds:.0f} s"
 
 
 def shortened(text: str, length: int = 120) -> str:

@@ -79,6 +79,11 @@ SELECT evervec.watch(
   embedding => %(embedding)s::name, overwrite => %(overwrite)s
 ) AS source;
 
+-- name: plan_watch
+SELECT * FROM evervec.plan_watch(
+  %(relation)s::regclass, %(text_columns)s::name[], %(required)s::name[], %(active)s, %(key)s::name, %(source)s, %(model)s,
+  %(dimension)s::int, %(prompt)s, %(revision)s, %(destination)s, %(embedding)s::name, %(overwrite)s, %(exact)s, %(texts)s);
+
 -- name: dimension
 -- The dimension of a model's vectors, where the database knows it; of a model that a source has, it does.
 SELECT coalesce(evervec.known_dimension(%(model)s), (
@@ -86,6 +91,55 @@ SELECT coalesce(evervec.known_dimension(%(model)s), (
 
 -- name: unwatch
 SELECT evervec.unwatch(%(source)s);
+
+-- name: uninstall
+SELECT evervec.uninstall();
+
+-- name: server
+-- What anybody may know of the server, and of what is installed in its database: catalogs and settings only.
+SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS version_name,
+       clock_timestamp() AS now, current_user::text AS role, d.oid || '@' || c.system_identifier AS home,
+       pg_is_in_recovery() AS in_recovery, current_setting('transaction_read_only')::boolean AS read_only,
+       (SELECT x.extversion FROM pg_extension x WHERE x.extname = 'vector') AS vector,
+       n.oid IS NOT NULL AS installed, coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS may_use,
+       coalesce(pg_has_role(n.nspowner, 'USAGE'), false) AS owns, pg_get_userbyid(n.nspowner)::text AS owner,
+       ARRAY(SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = n.oid) AS functions,
+       ARRAY(SELECT p.proname::text FROM pg_proc p
+             WHERE p.pronamespace = n.oid AND has_function_privilege(p.oid, 'EXECUTE')) AS callable,
+       ARRAY(SELECT r FROM unnest(ARRAY['evervec_listener', 'evervec_worker', 'evervec_viewer']) AS r
+             WHERE to_regrole(r) IS NULL) AS missing_roles,
+       ARRAY(SELECT t.relname::text FROM pg_class t
+             WHERE t.relnamespace = n.oid AND t.relkind = 'r' AND t.relpersistence = 'u' ORDER BY 1) AS unlogged,
+       EXISTS (SELECT FROM pg_class t, pg_options_to_table(t.reloptions) AS o
+               WHERE t.relnamespace = n.oid AND t.relname = 'outbox' AND o.option_name = 'autovacuum_enabled'
+                 AND NOT o.option_value::boolean) AS unvacuumed,
+       current_setting('autovacuum')::boolean AS autovacuum, current_setting('track_counts')::boolean AS track_counts,
+       pg_notification_queue_usage() AS queue_usage, current_setting('max_notify_queue_pages', true)::int AS queue_pages
+FROM pg_database d CROSS JOIN pg_control_system() AS c LEFT JOIN pg_namespace n ON n.nspname = 'evervec'
+WHERE d.datname = current_database();
+
+-- name: listeners
+-- Whether listeners are on this database, and one of them has the leader's lock (see try_lead).
+SELECT EXISTS (SELECT FROM pg_stat_activity
+               WHERE datname = current_database() AND application_name = 'evervec listener') AS connected,
+       EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                 AND (l.classid::bigint << 32) + l.objid::bigint = 7310312410226385252) AS led;
+
+-- name: diagnose
+SELECT instance, schema_version, last_version FROM evervec.diagnose();
+
+-- name: diagnose_sources
+SELECT * FROM evervec.diagnose_sources(%(until)s);
+
+-- name: session
+SELECT pg_backend_pid() AS pid;
+
+-- name: listen_for_doctor
+LISTEN evervec_doctor;
+
+-- name: ring_for_doctor
+SELECT pg_notify('evervec_doctor', %(token)s);
 
 -- name: source
 -- The model of a source, as a worker sees it.

@@ -1,7 +1,7 @@
 """Sources as people see them: watch, re-fire, count, explain, search."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 from psycopg import errors
 
 from db.connection import Pool, translated
+from db.plan import WatchPlan
 from db.queries import query
 from db.vectors import Vector
 from db.work import WorkMinute
@@ -153,23 +154,23 @@ class Sources:
 
     async def watch(self, options: WatchOptions) -> str:
         """Watch a table, or alter its source; returns the source's name."""
-        row = await self._row(
-            "watch",
-            relation=options.relation,
-            text_columns=list(options.text_columns),
-            required=list(options.required),
-            active=options.active,
-            key=options.key,
-            source=options.source,
-            model=options.model,
-            dimension=options.dimension,
-            prompt=options.prompt,
-            revision=options.revision,
-            destination=options.destination,
-            embedding=options.embedding,
-            overwrite=options.overwrite,
-        )
+        row = await self._row("watch", **_parameters(options))
         return str(row["source"])
+
+    async def plan_watch(self, options: WatchOptions, *, exact: int, texts: int) -> WatchPlan:
+        """What `watch` would do, with so many contents to try a model with; nothing changes.
+
+        With more than `exact` rows the counts are estimates.
+        """
+        try:
+            with translated():
+                # Rolled back: not even a temporary object stays.
+                async with self._pool.connection() as connection, connection.transaction(force_rollback=True):
+                    parameters = {**_parameters(options), "exact": exact, "texts": texts}
+                    [row] = await (await connection.execute(query("plan_watch"), parameters)).fetchall()
+                    return WatchPlan(**row)
+        except DatabaseError as error:
+            raise _source_error(error, options.source) from None
 
     async def known_dimension(self, model: str, revision: str) -> int | None:
         """The dimension of a model that the database knows or a source has; None for others."""
@@ -179,6 +180,10 @@ class Sources:
     async def unwatch(self, source: str) -> None:
         """Forget a source; its embeddings stay."""
         await self._row("unwatch", source=source)
+
+    async def uninstall(self) -> None:
+        """Remove evervec's schema, all sources with it; the embeddings stay."""
+        await self._rows("uninstall")
 
     async def names(self, source: str | None = None) -> list[str]:
         """The names of all sources, or of this one."""
@@ -334,6 +339,11 @@ class Sources:
                     return await (await connection.execute(query(name), parameters)).fetchall()
         except DatabaseError as error:
             raise _source_error(error, parameters.get("source")) from None
+
+
+def _parameters(options: WatchOptions) -> dict[str, Any]:
+    lists = {name: [*getattr(options, name)] for name in ("text_columns", "required")}
+    return asdict(options) | lists
 
 
 def _vector(numbers: list[float]) -> Vector:

@@ -61,7 +61,8 @@ COMMENT ON TABLE evervec.instance IS 'This installation: its id keeps two databa
 
 COMMENT ON COLUMN evervec.instance.home IS 'The server and database that the id was made for: a copy gets an id of its own.';
 
-INSERT INTO evervec.instance (schema_version) VALUES (1) ON CONFLICT (only_row) DO UPDATE SET schema_version = 1;
+-- One more with each function or column that programs need and earlier versions of this file did not have.
+INSERT INTO evervec.instance (schema_version) VALUES (2) ON CONFLICT (only_row) DO UPDATE SET schema_version = 2;
 
 CREATE TABLE IF NOT EXISTS evervec.source (
   name             text PRIMARY KEY,
@@ -384,12 +385,12 @@ BEGIN
 END $$;
 
 -- The same as a statement of a trigger function. Where somebody rings already it costs no call, and where a transaction has
--- rung enough no query.
+-- rung enough no query. Two short conditions, since a transaction sets up all of the one that it comes to.
 CREATE OR REPLACE FUNCTION evervec.ring_sql(p_source text, p_arguments text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT format(E'  IF pg_try_advisory_xact_lock(731031240, evervec.bell(now()))\n'
-                '    AND coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
-                '    AND evervec.ring(%L, %s) IS NULL THEN\n    NULL;\n  END IF;\n', p_source, p_arguments)
+  SELECT format(E'  IF pg_try_advisory_xact_lock(731031240, evervec.bell(CURRENT_TIMESTAMP)) THEN\n'
+                '    IF coalesce(nullif(current_setting(''evervec.rung'', true), ''''), ''0'')::int < 131072\n'
+                '      AND evervec.ring(%L, %s) IS NULL THEN\n      NULL;\n    END IF;\n  END IF;\n', p_source, p_arguments)
 $$;
 
 -- Earlier versions of this file returned less.
@@ -541,12 +542,19 @@ DECLARE
   -- A predicate may name columns that are called like a variable.
   header    text := E'\n#variable_conflict use_column\nDECLARE\n  h text;\n  stored text;\n  is_active boolean;\nBEGIN\n';
   is_column boolean := coalesce(s.active_columns = ARRAY[s.active::name], false);
+  same_key  text := evervec.same_sql(s.relation, ARRAY[s.key_column]);
+  visible   text := (SELECT string_agg(evervec.begins_visibly_sql('NEW', c), ' AND ') FROM unnest(s.text_columns) AS c);
+  hash      text := evervec.content_hash_sql(s.fingerprint, evervec.content_sql('NEW', s.text_columns));
+  plain     text := evervec.content_hash_sql(s.fingerprint, (
+    SELECT string_agg(format('NEW.%I::text', c), ' || '' | '' || ' ORDER BY n)
+    FROM unnest(s.text_columns) WITH ORDINALITY AS u (c, n)));
+  hashed    text := format(E'  IF %s THEN\n    h := %s;\n  ELSE\n    h := %s;\n  END IF;\n', visible, plain, hash);
   settle    text;
   moved     text;
   eligible  text := '';
   stale     text;
   enqueue   text;
-  functions text[] := ARRAY['row_', 'touch_', 'gone_', 'truncated_'];
+  functions text[] := ARRAY['row_', 'touch_', 'edit_', 'gone_', 'truncated_'];
   bodies    text[];
 BEGIN
   -- An item that needs nothing any more may have failed with what it was before: the worker is to look at it again.
@@ -561,8 +569,7 @@ BEGIN
     E'  IF NOT (%3$s) AND TG_OP = ''UPDATE'' THEN\n'
     '    IF NOT evervec.item_exists(%1$L, OLD.%2$I::text) THEN\n'
     '      DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
-    '      PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n    END IF;\n', s.name, s.key_column,
-    evervec.same_sql(s.relation, ARRAY[s.key_column]))
+    '      PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n    END IF;\n', s.name, s.key_column, same_key)
     || CASE WHEN has_side THEN format(
       E'    UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
       '      AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
@@ -576,13 +583,6 @@ BEGIN
       CASE WHEN is_column THEN 'NEW.' || s.active WHEN s.active IS NULL THEN 'true' ELSE 'is_active' END,
       s.required_columns), settle);
   END IF;
-  eligible := eligible || format(
-    E'  IF %s THEN\n    h := %s;\n  ELSE\n    h := %s;\n  END IF;\n',
-    (SELECT string_agg(evervec.begins_visibly_sql('NEW', c), ' AND ') FROM unnest(s.text_columns) AS c),
-    evervec.content_hash_sql(s.fingerprint, (
-      SELECT string_agg(format('NEW.%I::text', c), ' || '' | '' || ' ORDER BY n)
-      FROM unnest(s.text_columns) WITH ORDINALITY AS u (c, n))),
-    evervec.content_hash_sql(s.fingerprint, evervec.content_sql('NEW', s.text_columns)));
   stale := CASE WHEN has_side THEN
       -- The snapshot of a repeatable read may be older than a write-back to the side table: what it shows proves nothing.
       format(E'  SELECT e.%I INTO stored FROM %s AS e WHERE e.%I = NEW.%I AND e.%I IS NOT NULL;\n'
@@ -597,19 +597,22 @@ BEGIN
     '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at;\n'
     '%3$s  RETURN NEW;\n', s.name, s.key_column,
     evervec.ring_sql(s.name, format('NEW.%I::text, h', s.key_column)));
+  -- What is beside a key that changed proves nothing about the item that has this key now.
+  moved := moved || CASE WHEN has_side THEN eligible || hashed || enqueue ELSE '' END || E'  END IF;\n';
   bodies := ARRAY[
-    -- What is beside a key that changed proves nothing about the item that has this key now.
     header || format(E'  IF %s THEN\n    RETURN NEW;\n  END IF;\n', same)
-      || moved || CASE WHEN has_side THEN eligible || enqueue ELSE '' END || E'  END IF;\n'
-      || eligible || stale || enqueue || 'END ',
-    header || format(E'  IF NOT (%s) THEN\n    RETURN NEW;\n  END IF;\n', same) || eligible || stale || enqueue || 'END ',
+      || moved || eligible || hashed || stale || enqueue || 'END ',
+    header || format(E'  IF NOT (%s) THEN\n    RETURN NEW;\n  END IF;\n', same)
+      || eligible || hashed || stale || enqueue || 'END ',
+    header || format(E'  IF %s AND %s THEN\n    h := %s;\n  ELSE\n%s    h := %s;\n  END IF;\n',
+                     same_key, visible, plain, moved, hash) || eligible || stale || enqueue || 'END ',
     E'\nBEGIN\n' || format(
       E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n', s.name, s.key_column)
     || CASE WHEN has_side THEN format(E'  DELETE FROM %s AS e WHERE e.%I = OLD.%I;\n', side, s.key_column, s.key_column)
        ELSE '' END || evervec.ring_sql(s.name, format('OLD.%I::text', s.key_column)) || E'  RETURN OLD;\nEND ',
     E'\nBEGIN\n' || format(E'  DELETE FROM evervec.outbox WHERE source = %L;\n', s.name)
     || CASE WHEN has_side THEN format(E'  TRUNCATE %s;\n', side) ELSE '' END || E'  RETURN NULL;\nEND '];
-  FOR n IN 1 .. 4 LOOP
+  FOR n IN 1 .. cardinality(functions) LOOP
     EXECUTE format('CREATE OR REPLACE FUNCTION evervec.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp AS %L', functions[n] || s.id, bodies[n]);
     EXECUTE format('REVOKE ALL ON FUNCTION evervec.%I() FROM PUBLIC', functions[n] || s.id);
@@ -628,21 +631,67 @@ BEGIN
   RETURN found;
 END $$;
 
--- (Re)make the triggers. `row` looks at each row of an UPDATE and does nothing where neither the key nor the content
--- changed, whichever way; `touch` looks at those of a statement that names one of their columns, and does nothing where
--- they changed. A WHEN would be parsed anew by every statement, which takes longer than the call that it saves.
+-- Whether a statement can change a row's content without naming one of the columns: by a BEFORE trigger of the user's, on the
+-- table or a partition of it.
+CREATE OR REPLACE FUNCTION evervec.may_change_unnamed(p_relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM pg_trigger WHERE tgtype & 19 = 19 -- FOR EACH ROW, BEFORE, UPDATE
+                 AND (tgrelid = p_relation OR tgrelid IN (SELECT relid FROM pg_partition_tree(p_relation))))
+$$;
+
+-- Such a trigger may come later. The guard notices at once, in the statement that makes it or attaches the partition that has
+-- it, and has the table's rows looked at from then on.
+CREATE OR REPLACE FUNCTION evervec.guard() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM evervec.make_triggers(s) FROM evervec.source s
+  WHERE evervec.may_change_unnamed(s.relation)
+    AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = s.relation AND tgname = 'evervec_touch_' || s.id)
+    AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = s.relation AND tgname = 'evervec_row_' || s.id);
+END $$;
+
+-- Only a superuser can make an event trigger.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'evervec_guard') THEN
+    CREATE EVENT TRIGGER evervec_guard ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'ALTER TABLE')
+      EXECUTE FUNCTION evervec.guard();
+    ALTER EVENT TRIGGER evervec_guard ENABLE ALWAYS;
+  END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+  NULL;
+END $$;
+
+-- Whether each row of each UPDATE has to be looked at: where its content may change in a statement that does not name
+-- it, or where nobody would notice that it may.
+CREATE OR REPLACE FUNCTION evervec.looks_at_rows(p_relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtfoid = 'evervec.guard'::regproc AND evtenabled = 'A')
+         OR evervec.may_change_unnamed(p_relation)
+$$;
+
+-- (Re)make the triggers. Where UPDATEs that name none of the columns need no look, `edit` does all that the others need. Else
+-- `row` looks at each row of an UPDATE and does nothing where neither the key nor the content changed, whichever way; `touch`
+-- looks at those of a statement that names one of their columns, and does nothing where they changed. A WHEN would be
+-- parsed anew by every statement, which takes longer than the call that it saves.
 CREATE OR REPLACE FUNCTION evervec.make_triggers(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   relation text := s.relation::text;
+  looks    boolean := evervec.looks_at_rows(s.relation);
 BEGIN
+  IF looks THEN
+    EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW '
+                   'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
+  ELSE
+    EXECUTE format('DROP TRIGGER IF EXISTS evervec_row_%1$s ON %2$s', s.id, relation);
+  END IF;
+  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %3$s ON %2$s FOR EACH ROW '
+                 'EXECUTE FUNCTION evervec.%4$s_%1$s()', s.id, relation,
+                 (SELECT string_agg(quote_ident(c), ', ') FROM unnest(evervec.read_columns(s)) AS c),
+                 CASE WHEN looks THEN 'touch' ELSE 'edit' END);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_insert_%1$s AFTER INSERT ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_row_%1$s AFTER UPDATE ON %2$s FOR EACH ROW '
-                 'EXECUTE FUNCTION evervec.row_%1$s()', s.id, relation);
-  EXECUTE format('CREATE OR REPLACE TRIGGER evervec_touch_%1$s AFTER UPDATE OF %3$s ON %2$s FOR EACH ROW '
-                 'EXECUTE FUNCTION evervec.touch_%1$s()', s.id, relation,
-                 (SELECT string_agg(quote_ident(c), ', ') FROM unnest(evervec.read_columns(s)) AS c));
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_gone_%1$s AFTER DELETE ON %2$s FOR EACH ROW '
                  'EXECUTE FUNCTION evervec.gone_%1$s()', s.id, relation);
   EXECUTE format('CREATE OR REPLACE TRIGGER evervec_truncated_%1$s AFTER TRUNCATE ON %2$s FOR EACH STATEMENT '
@@ -1016,6 +1065,24 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation
 $$;
 
+-- The table that keeps a source's vectors, null when it is yet to be made; an error when it holds what evervec may not touch.
+CREATE OR REPLACE FUNCTION evervec.check_target(s evervec.source, p_overwrite boolean) RETURNS regclass
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  target regclass := s.relation;
+BEGIN
+  IF s.destination = 'table' THEN
+    target := to_regclass(evervec.side_table_name(s.relation, s.embedding_column));
+    IF target IS NOT NULL THEN
+      PERFORM evervec.check_side_table(s, target);
+    END IF;
+  END IF;
+  IF target IS NOT NULL THEN
+    PERFORM evervec.check_destination(s, target, p_overwrite);
+  END IF;
+  RETURN target;
+END $$;
+
 -- Watch a table: from now on each eligible row's embedding follows its text columns. Returns the source's name.
 -- Called again it alters the source: vectors that no longer fit are replaced, and stay out of every search until then.
 -- Rows that are there already are enqueued afterwards, page by page, by the pipeline (the first fill).
@@ -1029,21 +1096,12 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms
 DECLARE
   s      evervec.source;
   former evervec.source;
-  side   regclass;
 BEGIN
   PERFORM evervec.take_turn(relation);
   s := evervec.describe_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
   overwrite := coalesce(overwrite, false);
   -- All that takes time comes before the lock.
-  IF s.destination = 'column' THEN
-    PERFORM evervec.check_destination(s, s.relation, overwrite);
-  ELSE
-    side := to_regclass(evervec.side_table_name(s.relation, s.embedding_column));
-    IF side IS NOT NULL THEN
-      PERFORM evervec.check_side_table(s, side);
-      PERFORM evervec.check_destination(s, side, overwrite);
-    END IF;
-  END IF;
+  PERFORM evervec.check_target(s, overwrite);
 
   PERFORM evervec.lock_source(s.name);
   PERFORM evervec.lock_briefly(s.relation);
@@ -1072,6 +1130,99 @@ BEGIN
   RETURN s.name;
 END $$;
 
+-- What watch() would do with the same arguments: it is checked and counted, and nothing changes. Of a table with more than
+-- p_exact rows the counts are estimates, from a sample of so many rows. bytes is the size of the table without its vectors
+-- that are stored apart; texts are contents of some items, to try a model with.
+CREATE OR REPLACE FUNCTION evervec.plan_watch(
+  p_relation regclass, p_text name[], p_required name[], p_active text, p_key name, p_source text, p_model text,
+  p_dimension int, p_prompt text, p_revision text, p_destination text, p_embedding name, p_overwrite boolean,
+  p_exact bigint, p_texts int, OUT source text, OUT relation text, OUT alters boolean, OUT model text, OUT revision text,
+  OUT dimension int, OUT prompt text, OUT destination text, OUT added_table text, OUT added_columns name[],
+  OUT replaced_columns name[], OUT dropped_indexes text[], OUT exact boolean, OUT rows bigint, OUT eligible bigint,
+  OUT fitting bigint, OUT stale bigint, OUT cleared bigint, OUT bytes bigint, OUT texts text[]
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+#variable_conflict use_column
+DECLARE
+  s        evervec.source := evervec.describe_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+  target   regclass := evervec.check_target(s, coalesce(p_overwrite, false));
+  present  int;
+  live     bigint := coalesce((evervec.changes(s)).live, 0);
+  vector   text := 'NULL::text';
+  stored   text := 'NULL::text';
+  beside   text := '';
+  sampled  text := '';
+  factor   double precision := 1;
+BEGIN
+  source := s.name;
+  relation := s.relation::text;
+  alters := EXISTS (SELECT FROM evervec.source o WHERE o.name = s.name);
+  model := s.model;
+  revision := s.revision;
+  dimension := s.dimension;
+  prompt := s.prompt;
+  destination := s.destination;
+  added_table := CASE WHEN target IS NULL THEN evervec.side_table_name(s.relation, s.embedding_column) END;
+  present := evervec.embedding_dimension(target, s.embedding_column, true);
+  WITH wanted (n, name, type) AS (VALUES
+    (1, s.embedding_column, NULL), (2, evervec.hash_column(s.embedding_column), 'text'::regtype),
+    (3, evervec.model_column(s.embedding_column), 'text'::regtype),
+    (4, evervec.time_column(s.embedding_column), 'timestamp with time zone'::regtype))
+  SELECT coalesce(array_agg(w.name ORDER BY w.n) FILTER (WHERE a.attname IS NULL), '{}'),
+         coalesce(array_agg(w.name ORDER BY w.n) FILTER (
+           WHERE CASE w.n WHEN 1 THEN present <> s.dimension ELSE a.atttypid <> w.type END), '{}')
+  INTO added_columns, replaced_columns
+  FROM wanted w LEFT JOIN pg_attribute a
+    ON a.attrelid = target AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped;
+  SELECT coalesce(array_agg(DISTINCT i.indexrelid::regclass::text), '{}') INTO dropped_indexes
+  FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+  WHERE i.indrelid = target AND a.attname = ANY (replaced_columns);
+
+  IF present IS NOT NULL THEN
+    vector := format('%s.%I::text', CASE s.destination WHEN 'table' THEN 'e' ELSE 't' END, s.embedding_column);
+    IF evervec.hash_column(s.embedding_column) <> ALL (added_columns || replaced_columns) THEN
+      stored := replace(vector, format('.%I::text', s.embedding_column), format('.%I', evervec.hash_column(s.embedding_column)));
+    END IF;
+    IF s.destination = 'table' THEN
+      beside := format('LEFT JOIN %1$s AS e ON e.%2$I = t.%2$I', target, s.key_column);
+    END IF;
+  END IF;
+  exact := live <= p_exact;
+  IF NOT exact THEN
+    sampled := format('TABLESAMPLE SYSTEM (%s)', least(100, 100.0 * p_exact / live));
+  END IF;
+  EXECUTE format($sql$
+    WITH item AS MATERIALIZED (
+      SELECT %1$s AS eligible, %2$s AS content, %3$s AS content_hash, %4$s IS NOT NULL AS has_vector, %5$s AS stored
+      FROM (SELECT t.*, (%6$s
+        ) IS TRUE AS evervec_active FROM %7$s AS t %8$s) AS t %9$s)
+    SELECT count(*), count(*) FILTER (WHERE eligible),
+           count(*) FILTER (WHERE eligible AND has_vector AND stored = content_hash),
+           count(*) FILTER (WHERE eligible AND has_vector AND stored IS DISTINCT FROM content_hash),
+           count(*) FILTER (WHERE has_vector),
+           ARRAY(SELECT content FROM item WHERE eligible ORDER BY random() LIMIT $1)
+    FROM item
+    $sql$, evervec.eligible_sql('t', 't.evervec_active', s.required_columns), evervec.content_sql('t', s.text_columns),
+    evervec.content_hash_sql(s.fingerprint, evervec.content_sql('t', s.text_columns)), vector, stored,
+    coalesce(s.active, 'true'), evervec.relation_sql(s.relation), sampled, beside)
+  INTO rows, eligible, fitting, stale, cleared, texts USING p_texts;
+  IF NOT exact THEN
+    factor := live / greatest(rows, 1)::double precision;
+  END IF;
+  IF s.embedding_column = ANY (replaced_columns) THEN
+    fitting := 0;
+    stale := 0;
+  ELSE
+    cleared := 0;
+  END IF;
+  rows := rows * factor;
+  eligible := eligible * factor;
+  fitting := fitting * factor;
+  stale := stale * factor;
+  cleared := cleared * factor;
+  SELECT sum(pg_relation_size(p.oid)) INTO bytes
+  FROM (SELECT s.relation::oid AS oid UNION SELECT relid FROM pg_partition_tree(s.relation)) AS p;
+END $$;
+
 -- Trigger functions have the rights of whoever made them: of evervec's owner, whoever calls watch(). Nobody else may put
 -- them on a table of his own, whatever the default privileges say.
 CREATE OR REPLACE FUNCTION evervec.hand_over(s evervec.source) RETURNS void
@@ -1081,7 +1232,7 @@ DECLARE
 BEGIN
   FOR made IN
     SELECT * FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace
-      AND proname IN ('row_' || s.id, 'touch_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
+      AND proname IN ('row_' || s.id, 'touch_' || s.id, 'edit_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
   LOOP
     EXECUTE coalesce((
       SELECT string_agg(format('REVOKE ALL ON FUNCTION %s FROM %s', made.oid::regprocedure, a.grantee::regrole), '; ')
@@ -1134,7 +1285,8 @@ BEGIN
     SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) AS statement
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
     WHERE p.pronamespace = 'evervec'::regnamespace AND t.tgparentid = 0
-      AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'key_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)
+      AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'edit_' || s.id, 'key_' || s.id, 'gone_' || s.id,
+                        'truncated_' || s.id)
   LOOP
     EXECUTE made.statement;
   END LOOP;
@@ -1156,8 +1308,8 @@ BEGIN
     PERFORM evervec.lock_briefly(s.relation);
   END IF;
   PERFORM evervec.drop_triggers(s);
-  EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.touch_%1$s(), evervec.key_%1$s(), '
-                 'evervec.gone_%1$s(), evervec.truncated_%1$s()', s.id);
+  EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.touch_%1$s(), evervec.edit_%1$s(), '
+                 'evervec.key_%1$s(), evervec.gone_%1$s(), evervec.truncated_%1$s()', s.id);
   DELETE FROM evervec.outbox AS o WHERE o.source = s.name;
   DELETE FROM evervec.work AS o WHERE o.source = s.name;
   DELETE FROM evervec.source AS o WHERE o.name = s.name;
@@ -1588,7 +1740,9 @@ CREATE OR REPLACE FUNCTION evervec.changes(
   SELECT sum(pg_stat_get_tuples_inserted(p.oid)), sum(pg_stat_get_tuples_deleted(p.oid)),
          (SELECT sum(pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid))
           FROM counted),
-         sum(greatest(pg_stat_get_live_tuples(p.oid), c.reltuples::bigint)), sum(c.relfilenode::bigint)
+         -- A partitioned table has no rows but its partitions', of which ANALYZE keeps the sum as well.
+         sum(greatest(pg_stat_get_live_tuples(p.oid), c.reltuples::bigint)) FILTER (WHERE c.relkind <> 'p'),
+         sum(c.relfilenode::bigint)
   FROM parts p JOIN pg_class c ON c.oid = p.oid
 $$;
 
@@ -2100,6 +2254,73 @@ WHERE minute > clock_timestamp() - interval '1 hour';
 COMMENT ON VIEW evervec.work_history IS 'What was done in the last hour, a row a source and minute; minutes without work have none.';
 
 ---------------------------------------------------------------------------------------------------------------------
+-- For the doctor: facts about the set-up, which name tables and columns and quote no row
+---------------------------------------------------------------------------------------------------------------------
+
+-- This installation's id and its schema's version, and the version of the latest enqueue.
+CREATE OR REPLACE FUNCTION evervec.diagnose(OUT instance text, OUT schema_version int, OUT last_version bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT i.id, i.schema_version, CASE WHEN v.is_called THEN v.last_value ELSE 0 END
+  FROM evervec.instance i, evervec.outbox_version v
+$$;
+
+-- One row a source: what its table, columns, triggers and vectors are like, and what waits; relation is null when the table
+-- is gone. Of what is pending, only versions up to p_until are counted.
+CREATE OR REPLACE FUNCTION evervec.diagnose_sources(p_until bigint DEFAULT NULL)
+RETURNS TABLE (
+  source text, relation text, sound boolean, owner text, missing_columns name[], has_key boolean, missing_triggers text[],
+  disabled_triggers text[], hidden boolean, subscribed boolean, live bigint, vectors text, embedding text,
+  column_dimension int, indexed boolean, model text, revision text, dimension int, prompt text, paused boolean,
+  filling boolean, rate real, pending bigint, failed bigint, oldest_seconds double precision
+) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT s.name, c.oid::regclass::text, evervec.is_sound(s), pg_get_userbyid(c.relowner)::text,
+    ARRAY(
+      SELECT n.name FROM (
+        SELECT s.relation AS relation, unnest(evervec.read_columns(s)) AS name
+        UNION ALL SELECT v.oid, unnest(ARRAY[
+          s.embedding_column, evervec.hash_column(s.embedding_column), evervec.model_column(s.embedding_column),
+          evervec.time_column(s.embedding_column)])) AS n
+      WHERE NOT EXISTS (SELECT FROM pg_attribute a
+                        WHERE a.attrelid = n.relation AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped)),
+    EXISTS (
+      SELECT FROM pg_index i JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0]
+      WHERE i.indrelid = s.relation AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indisvalid
+        AND k.attname = s.key_column AND k.attnotnull),
+    ARRAY(
+      SELECT e.name
+      FROM (
+        SELECT 'evervec_' || unnest(ARRAY['insert', 'touch', 'gone', 'truncated']) || '_' || s.id
+        UNION ALL SELECT 'evervec_row_' || s.id WHERE c.oid IS NOT NULL AND evervec.looks_at_rows(s.relation)) AS e (name)
+      WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = s.relation AND t.tgname = e.name)),
+    -- Those of partitions are triggers of their own.
+    ARRAY(
+      SELECT DISTINCT t.tgname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+      WHERE p.pronamespace = 'evervec'::regnamespace AND t.tgenabled IN ('D', 'R')
+        AND p.proname IN ('row_' || s.id, 'touch_' || s.id, 'edit_' || s.id, 'gone_' || s.id, 'truncated_' || s.id)),
+    CASE WHEN c.oid IS NOT NULL THEN row_security_active(c.oid) ELSE false END,
+    EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = s.relation
+            OR r.srrelid IN (SELECT relid FROM pg_partition_tree(s.relation))),
+    CASE WHEN c.oid IS NOT NULL THEN (SELECT l.live FROM evervec.changes(s) AS l) END,
+    v.oid::regclass::text, quote_ident(s.embedding_column),
+    (SELECT nullif(a.atttypmod, -1) FROM pg_attribute a
+     WHERE a.attrelid = v.oid AND a.attname = s.embedding_column AND NOT a.attisdropped),
+    EXISTS (
+      SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+      JOIN pg_attribute k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0]
+      WHERE i.indrelid = v.oid AND i.indisvalid AND m.amname IN ('hnsw', 'ivfflat') AND k.attname = s.embedding_column),
+    s.model, s.revision, s.dimension, s.prompt, s.paused, s.filling, s.rate, coalesce(o.pending, 0), coalesce(o.failed, 0),
+    coalesce(extract(epoch FROM clock_timestamp() - o.oldest), 0)::double precision
+  FROM evervec.source s
+  LEFT JOIN pg_class c ON c.oid = s.relation
+  LEFT JOIN pg_class v ON v.oid = coalesce(s.side_table, s.relation)
+  LEFT JOIN (
+    SELECT source, count(*) FILTER (WHERE state = 'pending' AND (p_until IS NULL OR version <= p_until)) AS pending,
+           count(*) FILTER (WHERE state = 'failed') AS failed, min(queued_at) FILTER (WHERE state = 'pending') AS oldest
+    FROM evervec.outbox GROUP BY source) AS o ON o.source = s.name
+  ORDER BY s.name
+$$;
+
+---------------------------------------------------------------------------------------------------------------------
 -- Roles and rights
 ---------------------------------------------------------------------------------------------------------------------
 
@@ -2119,6 +2340,7 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.outbox_depth()'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.diagnose(), evervec.diagnose_sources(bigint)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.read_items(text, text[])'],
@@ -2129,7 +2351,9 @@ DECLARE
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.sources_waiting(interval)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.record_work(text[], bigint[], bigint[], bigint[], bigint[])'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
+    ['evervec_worker', 'EXECUTE ON FUNCTION evervec.diagnose(), evervec.diagnose_sources(bigint)'],
     ['evervec_viewer', 'SELECT ON evervec.status, evervec.failures, evervec.work_history'],
+    ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.diagnose(), evervec.diagnose_sources(bigint)'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.backlog_is_known()'],
     ['evervec_viewer', 'EXECUTE ON FUNCTION evervec.count_now(text, bigint, bigint)']];
 BEGIN
@@ -2139,7 +2363,8 @@ BEGIN
   -- And its triggers, which takes the table for a moment, where they are not these functions' already.
   PERFORM evervec.lock_briefly(s.relation), evervec.make_triggers(s) FROM evervec.source s
   WHERE EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-                WHERE t.tgrelid = s.relation AND t.tgname = 'evervec_touch_' || s.id AND p.proname <> 'touch_' || s.id);
+                WHERE t.tgrelid = s.relation AND t.tgname = 'evervec_touch_' || s.id AND p.proname <>
+                  CASE WHEN evervec.looks_at_rows(s.relation) THEN 'touch_' ELSE 'edit_' END || s.id);
 
   FOREACH role_name IN ARRAY ARRAY['evervec_listener', 'evervec_worker', 'evervec_viewer'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN

@@ -4,14 +4,13 @@ A way is a function that takes the place of the transformer's `forward`; tokenis
 sentence-transformers.
 """
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from embedding import folders, openvino_model
+from embedding import bfloat16, folders, openvino_model
 from embedding.kept import Choice, choice_file, recall_choice, write_json
 from embedding.light import keep_light
 from embedding.probe import MINIMUM_COSINE, Encode, Measurement, clock_of, measure, minimum_cosine
@@ -68,7 +67,9 @@ def choose(embedder: "SentenceTransformerEmbedder", settings: Settings) -> None:
         forward, converted = ways[name](), name.startswith(Backend.OPENVINO)
         if converted:
             keep_light(embedder, name, folder, settings)
-        embedder.use(forward, release=converted)
+        every = (*transformer.parameters(), *transformer.buffers())
+        unused = every if converted else bfloat16.linear_weights(transformer)
+        embedder.use(forward, release=unused)
 
 
 def compare(encode: Encode, reference: Encode, device: str) -> None:
@@ -120,8 +121,8 @@ def _measure_way(embedder: "SentenceTransformerEmbedder", forward: Forward, refe
 def _ways(embedder: "SentenceTransformerEmbedder", folder: Path) -> dict[str, Callable[[], Forward]]:
     """What might compute this model besides float32 on torch, by names that begin with the backend's."""
     ways: dict[str, Callable[[], Forward]] = {}
-    if _fast_bfloat16(embedder.device):
-        ways["torch bfloat16"] = partial(_bfloat16, embedder)
+    if bfloat16.is_fast(embedder.device):
+        ways["torch bfloat16"] = partial(bfloat16.make_forward, embedder.transformer, embedder.device)
     if embedder.device == "cpu" and find_spec("openvino") is not None:
         models: list[Any] = []  # made once, when it is first needed
 
@@ -136,26 +137,7 @@ def _ways(embedder: "SentenceTransformerEmbedder", folder: Path) -> dict[str, Ca
 
 
 def _has_others(embedder: "SentenceTransformerEmbedder") -> bool:
-    return _fast_bfloat16(embedder.device) or (embedder.device == "cpu" and find_spec("openvino") is not None)
-
-
-def _fast_bfloat16(device: str) -> bool:
-    """Whether the device computes bfloat16 itself; emulated, it is slow."""
-    torch = importlib.import_module("torch")
-    if device == "cpu":
-        return any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return device == "cuda" and bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-def _bfloat16(embedder: "SentenceTransformerEmbedder") -> Forward:
-    torch = importlib.import_module("torch")
-    plain, device = embedder.transformer.forward, embedder.device
-
-    def forward(*arguments: Any, **features: Any) -> Any:
-        with torch.autocast(device, dtype=torch.bfloat16):
-            return plain(*arguments, **features)
-
-    return forward
+    return bfloat16.is_fast(embedder.device) or (embedder.device == "cpu" and find_spec("openvino") is not None)
 
 
 def _installed(package: str) -> tuple[str, ...]:

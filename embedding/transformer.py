@@ -5,7 +5,7 @@ the vectors that are there already. `revision` pins what a new machine downloads
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -101,12 +101,11 @@ class SentenceTransformerEmbedder:
         features = preprocess(["two texts", "of different length, for an example"])
         return {name: value for name, value in features.items() if hasattr(value, "numpy")}
 
-    def use(self, forward: Callable[..., Any], *, release: bool) -> None:
-        """Compute with this in place of the transformer's own forward pass; release: free the weights in torch."""
+    def use(self, forward: Callable[..., Any], *, release: Iterable[Any]) -> None:
+        """Compute with this in place of the transformer's own forward pass; release: tensors that it does not need."""
         self.transformer.forward = forward
-        if release:
-            for tensor in (*self.transformer.parameters(), *self.transformer.buffers()):
-                tensor.data = tensor.data.new_empty(0)
+        for tensor in release:
+            tensor.data = tensor.data.new_empty(0)
 
     @contextmanager
     def trying(self, forward: Callable[..., Any]) -> Iterator[None]:

@@ -15,7 +15,9 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
+from temporalio.service import RPCError, RPCStatusCode
 
+from evervec.errors import ServiceUnreachableError
 from evervec.messages import SAFETY_NET_WORKFLOW, SafetyNetInput
 from evervec.settings import Settings
 from evervec.temporal import unreachable_if_away
@@ -58,3 +60,13 @@ async def ensure_schedule(client: Client, settings: Settings, instance: str, *, 
             await client.create_schedule(schedule_id(instance), schedule)
         except ScheduleAlreadyRunningError:
             await client.get_schedule_handle(schedule_id(instance)).update(present)
+
+
+async def delete_schedule(client: Client, instance: str) -> None:
+    """Delete an installation's schedule, if there is one. ServiceUnreachableError when Temporal is away or refuses."""
+    try:
+        with unreachable_if_away(client):
+            await client.get_schedule_handle(schedule_id(instance)).delete()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise ServiceUnreachableError(f"Temporal refuses: {error.status.name}") from None

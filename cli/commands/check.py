@@ -61,5 +61,6 @@ def _show(documents: list[dict[str, Any]]) -> None:
     if not documents:
         note("nothing is watched")
         return
-    rows = [[*list(document.values())[:-1], "ok" if document["ok"] else "not ok"] for document in documents]
-    stdout().print(table([*COLUMNS[:-1], ""], rows, right=COLUMNS[1:-1]))
+    columns = COLUMNS[:-1] if any(document["sampled"] for document in documents) else COLUMNS[:-3]
+    rows = [[*(document[column] for column in columns), "ok" if document["ok"] else "not ok"] for document in documents]
+    stdout().print(table([*columns, ""], rows, right=columns[1:], gap=1))

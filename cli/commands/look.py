@@ -1,20 +1,18 @@
-"""`evervec status`, `failures` and `item`: how things stand."""
+"""`evervec failures` and `item`: what is wrong, and why."""
 
 import asyncio
-import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.live import Live
-from rich.table import Table
 
 from cli.commands.options import AnySource, Json, Source
-from cli.output import counted, note, print_json, shortened, stdout, table
-from cli.processes import run_async, run_until_stopped
+from cli.output import counted, duration, note, print_json, shortened, stdout, table
+from cli.processes import run_async
 from cli.session import command_settings, open_sources
-from db.sources import Sources, SourceStatus
-from evervec.errors import ConfigurationError, EvervecError, ItemNotFoundError
+from db.sources import Sources
+from evervec.errors import EvervecError, ItemNotFoundError
 from evervec.log import describe_error
 from evervec.settings import Settings
 from service.explain import ItemReport, ItemState, explain
@@ -22,61 +20,9 @@ from service.explain import ItemReport, ItemState, explain
 if TYPE_CHECKING:
     from service.workflow import WorkflowStatus
 
-NOTHING_WATCHED = "nothing is watched yet: `evervec watch TABLE --text a,b` adds a source"
-REFRESH_SECONDS = 1.0
+KEY_LENGTH = 60
 TEMPORAL_SECONDS = 5.0
 """How long `item` waits for Temporal, which it can do without."""
-
-
-def status(
-    source: AnySource = None,
-    watch: Annotated[bool, typer.Option("--watch", help="go on showing it until Ctrl-C")] = False,
-    as_json: Json = False,
-) -> None:
-    """Show how many items are fresh, stale, waiting and failed."""
-    if watch and as_json:
-        raise ConfigurationError("--watch is for people, --json prints one document: leave one of them out")
-    if watch:
-        run_until_stopped(_watch_status(source))
-    else:
-        run_async(_status(source, as_json))
-
-
-async def _status(source: str | None, as_json: bool) -> None:
-    async with open_sources(command_settings()) as sources:
-        found = await sources.status(source)
-    if as_json:
-        print_json({"sources": [one._asdict() for one in found]})
-    elif found:
-        stdout().print(_status_table(found))
-    else:
-        note(NOTHING_WATCHED)
-
-
-async def _watch_status(source: str | None) -> None:
-    async with open_sources(command_settings()) as sources:
-        with Live(_status_table(await sources.status(source)), console=stdout(), auto_refresh=False) as live:
-            while True:
-                asked = time.monotonic()
-                live.update(_status_table(await sources.status(source)), refresh=True)
-                # Counting a large table takes time: look rarely enough that it costs little.
-                await asyncio.sleep(max(REFRESH_SECONDS, 4 * (time.monotonic() - asked)))
-
-
-def _status_table(found: list[SourceStatus]) -> Table:
-    numbers = ("total", "eligible", "fresh", "stale", "pending", "failed", "coverage", "oldest", "dimension")
-    rows = [
-        [
-            *one[:7],
-            f"{one.coverage:.1%}",
-            f"{one.oldest_pending_seconds:.0f} s" if one.pending else None,
-            one.model,
-            one.dimension,
-            "paused" if one.paused else "",
-        ]
-        for one in found
-    ]
-    return table(["source", *numbers[:8], "model", "dimension", ""], rows, right=numbers)
 
 
 def failures(source: AnySource = None, as_json: Json = False) -> None:
@@ -91,11 +37,19 @@ async def _failures(source: str | None, as_json: bool) -> None:
         print_json({"failures": [one._asdict() for one in found]})
     elif found:
         rows = [
-            [one.source, one.key, one.attempts, f"{one.failed_at:%Y-%m-%d %H:%M:%S %Z}", one.error] for one in found
+            [one.source, shortened(one.key, KEY_LENGTH), one.attempts, _ago(one.failed_at), one.error] for one in found
         ]
-        stdout().print(table(["source", "key", "attempts", "failed at", "error"], rows, right=["attempts"]))
+        stdout().print(table(["source", "key", "attempts", "failed", "error"], rows, right=["attempts"]))
     else:
         note("no failed items")
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _ago(moment: datetime) -> str:
+    return f"{duration(max((datetime.now(UTC) - moment).total_seconds(), 0))} ago"
 
 
 def item(source: Source, key: Annotated[str, typer.Argument(metavar="KEY")], as_json: Json = False) -> None:
@@ -148,12 +102,13 @@ def _show_item(report: ItemReport, workflow: "WorkflowStatus | None") -> None:
         ("item", f"{report.source} {report.key}"),
         ("state", report.state),
         ("reason", report.reason),
-        ("embedded at", report.embedded_at),
+        ("embedded at", report.embedded_at and _moment(report.embedded_at)),
         ("content hash", report.content_hash),
         ("embedding hash", report.embedding_hash),
     ]
     if report.outbox:
-        rows.append(("in the outbox", f"{report.outbox['state']} since {report.outbox['queued_at']}"))
+        queued_at = _moment(datetime.fromisoformat(report.outbox["queued_at"]))
+        rows.append(("in the outbox", f"{report.outbox['state']}, since {queued_at}"))
     if workflow:
         rows.append(("workflow", workflow.id))
         rows.append(("", ", ".join(shortened(fact) for fact in _facts(workflow))))

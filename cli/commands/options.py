@@ -4,10 +4,17 @@ from typing import Annotated
 
 import typer
 
+from cli.completion import complete_sources
 from cli.output import split_list
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="a source's name, see `evervec status`")]
-AnySource = Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="a source's name; without it: all of them")]
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SOURCE", help="a source's name, see `evervec status`", autocompletion=complete_sources),
+]
+AnySource = Annotated[
+    str | None,
+    typer.Argument(metavar="SOURCE", help="a source's name; without it: all of them", autocompletion=complete_sources),
+]
 Ids = Annotated[
     str | None, typer.Option("--ids", metavar="KEY,…", help='keys of items; one that holds a comma: "in quotes"')
 ]

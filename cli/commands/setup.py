@@ -1,18 +1,20 @@
-"""`evervec init`, `watch` and `unwatch`: the schema and its sources."""
+"""`evervec init`, `watch`, `unwatch` and `uninstall`: the schema and its sources."""
 
+import sys
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from cli.commands.options import Source
-from cli.output import note, split_list
+from cli.commands.plan import show_plan
+from cli.output import counted, note, split_list
 from cli.processes import run_async
 from cli.session import command_settings, open_sources
 from db.connection import describe
 from db.schema import apply_schema
 from db.sources import Sources, WatchOptions
-from evervec.errors import ModelUnavailableError
+from evervec.errors import ConfigurationError, EvervecError, ModelUnavailableError
 from evervec.model import ModelSpec
 from evervec.settings import Settings
 
@@ -45,8 +47,14 @@ def watch(
     ] = "column",
     embedding: Annotated[str, typer.Option(metavar="COLUMN", help="the column of the vectors")] = "embedding",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="give up what that column holds")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what it would take: rows, time, disk; change nothing")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the dry run as one JSON document")] = False,
 ) -> None:
     """Watch a table: from now on each row's embedding follows its text. Again with other options: alter the source."""
+    if as_json and not dry_run:
+        raise ConfigurationError("--json goes with --dry-run")
     options = WatchOptions(
         relation=table,
         text_columns=split_list(text),
@@ -62,7 +70,12 @@ def watch(
         embedding=embedding,
         overwrite=overwrite,
     )
-    run_async(_watch(options, command_settings()))
+    run_async(_plan(options, command_settings(), as_json) if dry_run else _watch(options, command_settings()))
+
+
+async def _plan(options: WatchOptions, settings: Settings, as_json: bool) -> None:
+    async with open_sources(settings) as sources:
+        await show_plan(sources, await _with_model(options, settings, sources), settings, as_json=as_json)
 
 
 async def _watch(options: WatchOptions, settings: Settings) -> None:
@@ -113,3 +126,41 @@ async def _unwatch(source: str) -> None:
     async with open_sources(command_settings()) as sources:
         await sources.unwatch(source)
     typer.echo(f"{source} is not watched any more; its embeddings are still there")
+
+
+def uninstall(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
+    """Remove evervec from the database: schema, sources, triggers and what waits. The embeddings stay.
+
+    Stop listeners and workers first. The safety net's schedule in Temporal is deleted too.
+    """
+    settings = command_settings()
+    names = run_async(_installed(settings))
+    what = f"evervec, and with it {counted(len(names), 'source')}" + (f" ({', '.join(names)})" if names else "")
+    place = describe(settings.database_conninfo)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigurationError(f"this removes {what} from {place}: say --yes if that is meant")
+        typer.confirm(f"Remove {what} from {place}? The embeddings stay.", abort=True, err=True)
+    run_async(_uninstall(settings))
+    typer.echo(f"evervec is removed from {place}; the embeddings are still there")
+
+
+async def _installed(settings: Settings) -> list[str]:
+    async with open_sources(settings) as sources:
+        return await sources.names()
+
+
+async def _uninstall(settings: Settings) -> None:
+    async with open_sources(settings) as sources:
+        instance = await sources.instance()
+        await sources.uninstall()
+    # Temporal's client takes long to import.
+    from evervec.schedule import delete_schedule, schedule_id  # noqa: PLC0415
+    from evervec.temporal import connect  # noqa: PLC0415
+
+    try:
+        await delete_schedule(await connect(settings), instance)
+    except EvervecError as error:
+        note(f"note: the schedule {schedule_id(instance)} is left in Temporal: {error}")

@@ -19,13 +19,16 @@ from rich.progress import (
 from rich.text import Text
 
 from cli.commands.options import AnySource, Ids, Json, Source, Wait, parse_ids
-from cli.output import counted, note, print_json, stderr
+from cli.output import counted, note, print_json, shortened, stderr
 from cli.processes import run_async
 from cli.session import command_settings, open_sources
 from db.sources import Sources, Waiting
 from evervec.errors import ConfigurationError
 from service.refire import check_keys, check_predicate, refire, refire_keys, wait_until_done
 from service.refire import retry as retry_items
+
+NAME_LENGTH = 24
+"""Of a source's name beside a bar: 80 columns are to hold both."""
 
 
 @dataclass(slots=True)
@@ -110,10 +113,11 @@ async def _refire(
     """Enqueue page by page, and wait for it if asked to."""
     work, after = Work(source), await sources.last_version()
     with _progress() as bar:
-        task = bar.add_task(f"{source}: enqueueing", total=None)
+        name = shortened(source, NAME_LENGTH)
+        task = bar.add_task(f"{name}: enqueueing", total=None)
         async for progress in refire(sources, source, predicate=where, force=force, rate=rate):
             work.enqueued = progress.enqueued
-            bar.update(task, description=f"{source}: {progress.scanned:,} rows seen, {progress.enqueued:,} enqueued")
+            bar.update(task, description=f"{name}: {progress.scanned:,} rows seen, {progress.enqueued:,} enqueued")
         if wait:
             await _wait(sources, work, bar, task, after=after)
     return work
@@ -134,22 +138,23 @@ async def _wait(
 
 
 def _describe(source: str, waiting: Waiting) -> str:
+    name = shortened(source, NAME_LENGTH)
     if waiting.filling:
-        return f"{source}: first fill"
-    return f"{source}: {waiting.failed:,} failed" if waiting.failed else source
+        return f"{name}: first fill"
+    return f"{name}: {waiting.failed:,} failed" if waiting.failed else name
 
 
 def _progress() -> Progress:
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=None),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     console = stderr()
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not console.is_terminal, expand=True)
 
 
 def _report(works: list[Work], as_json: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from evervec.settings import Settings
+from tests.integration.commands import FOREIGN
 from tests.integration.pipeline import WAIT_SECONDS, until
 
 
@@ -24,11 +25,13 @@ class Program:
         self, command: str, settings: Settings, log: Path, module: str = "cli.main", **environment: str
     ) -> None:
         self.log = log
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("EVERVEC_")}
-        variables |= _environment(settings) | {"EVERVEC_LOG_FORMAT": "json"} | environment
+        variables = _environment(settings) | {"EVERVEC_LOG_FORMAT": "json"} | environment
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, command], env=variables, stderr=stderr, stdout=stderr
+                [sys.executable, "-m", module, command],
+                env=clean_environment(**variables),
+                stderr=stderr,
+                stdout=stderr,
             )
 
     @property
@@ -61,6 +64,11 @@ class Program:
         if self.code is None:
             self._process.send_signal(how)
         return await asyncio.to_thread(self._process.wait, 60)
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """The environment with these variables of evervec's and no others."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | variables
 
 
 def _environment(settings: Settings) -> dict[str, str]:

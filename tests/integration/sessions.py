@@ -269,9 +269,10 @@ class Lab:
             definition = definition.replace(old, new)
         await self.observer.connection.execute(definition)
 
-    async def trigger_function(self) -> str:
-        """The name of the trigger function that enqueues."""
-        return f"row_{await self.observer.value('SELECT id FROM evervec.source WHERE name = %s', 'items')}"
+    async def trigger_functions(self) -> list[str]:
+        """The names of the trigger functions that enqueue."""
+        number = await self.observer.value("SELECT id FROM evervec.source WHERE name = %s", "items")
+        return [f"{name}_{number}" for name in ("row", "touch", "edit")]
 
     async def close_gate(self) -> None:
         """Make whoever comes to a pause wait, until `open_gate`."""

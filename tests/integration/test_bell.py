@@ -11,7 +11,9 @@ import pytest
 from psycopg import sql
 
 from cli.stack.postgres import PostgresServer
+from db.diagnosis import Diagnosis
 from db.schema import apply_schema
+from service.doctor.database import check_server
 from tests.integration.contract import (
     Bell,
     Lab,
@@ -211,6 +213,16 @@ def test_nobody_rings_when_the_queue_is_half_full(small_lab: Lab, clogged: Calla
     clogged(0.97)
     small_lab.run("UPDATE items SET name = 'again'")
     assert len(source.outbox()) == 93
+
+
+async def test_the_doctor_sees_a_queue_that_is_half_full(small_queue: str, clogged: Callable[[float], None]) -> None:
+    async with await Diagnosis.open(small_queue) as database:
+        for fraction, ok in ((0.0, True), (0.5, False)):
+            clogged(fraction)
+            [queue] = [check for check in check_server(await database.server()) if check.name == "notification queue"]
+            assert queue.ok is ok, queue
+        assert "of 64 pages" in queue.detail
+        assert "pg_stat_activity" in (queue.remedy or "")
 
 
 @pytest.mark.parametrize(("rows", "key"), [(50_000, "n::text"), (2_000, "n || repeat(md5(n::text), 60)")])

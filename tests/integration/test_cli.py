@@ -1,10 +1,5 @@
 """The commands, each a real process, on real servers."""
 
-import asyncio
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -312,29 +307,3 @@ async def test_a_database_that_does_not_answer_is_exit_3(cli: Cli) -> None:
     assert answer.code == 3
     assert answer.line.startswith("evervec: PostgreSQL at 127.0.0.1:1/db does not answer")
     assert "secret" not in answer.err
-
-
-async def test_a_live_status_ends_with_ctrl_c(cli: Cli) -> None:
-    await cli.ok(*WATCH, "--model", "stub:8")
-    async with asyncio.timeout(60):
-        answer = await asyncio.to_thread(interrupt_once_shown, ("status", "--watch"), cli.variables, b"stub:8")
-    assert answer == (0, b"")
-
-
-def interrupt_once_shown(command: tuple[str, ...], variables: dict[str, str], text: bytes) -> tuple[int, bytes]:
-    """Press Ctrl-C when a command has shown a text on its terminal: its exit code, and what it complained of."""
-    terminal, its_end = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *command],
-        env={**os.environ, **variables},
-        stdout=its_end,
-        stderr=subprocess.PIPE,
-    )
-    os.close(its_end)
-    shown = b""
-    while text not in shown:
-        shown += os.read(terminal, 4096)
-    process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=60)
-    os.close(terminal)
-    return process.returncode, complaint

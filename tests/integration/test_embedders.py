@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from embedding import Encoder, load_embedder, openvino_model
+from embedding import Encoder, bfloat16, load_embedder, openvino_model
+from embedding.transformer import SentenceTransformerEmbedder
 from evervec.errors import ModelUnavailableError
 from evervec.model import ModelSpec
 from evervec.settings import DEFAULT_MODEL, Backend, Settings
@@ -275,6 +276,24 @@ def test_bfloat16_gives_torchs_vectors_where_the_cpu_computes_it_and_the_choice_
     np.testing.assert_allclose(again, vectors, atol=1e-5)
     reference = load_embedder(MINILM, settings.model_copy(update={"backend": Backend.TORCH}))
     assert cosines(vectors, reference.encode([GERMAN, ENGLISH, UNRELATED], "")).min() >= 0.999
+
+
+def test_bfloat16_on_torch_is_autocast_with_weights_converted_once(tmp_path: Path) -> None:
+    torch = importlib.import_module("torch")
+    embedder = SentenceTransformerEmbedder(MINILM.name, "", Settings(backend=Backend.TORCH, model_cache=tmp_path))
+    plain = embedder.transformer.forward
+
+    def autocast(**features: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return plain(**features)
+
+    texts = [GERMAN, ENGLISH, UNRELATED]
+    with embedder.trying(autocast):
+        expected = embedder.encode_plain(texts)
+    weights = bfloat16.linear_weights(embedder.transformer)
+    embedder.use(bfloat16.make_forward(embedder.transformer, "cpu"), release=weights)
+    np.testing.assert_array_equal(embedder.encode_plain(texts), expected)
+    assert sum(weight.numel() for weight in weights) == 0, "they are not there twice"
 
 
 def test_a_choice_kept_without_its_figures_is_made_anew(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ async def lab(labs: str, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
 async def take_out(lab: Lab, *protections: str) -> None:
     for protection in protections:
         function, old, new = PROTECTIONS[protection]
-        await lab.rewrite(function or await lab.trigger_function(), (old, new))
+        for name in [function] if function else await lab.trigger_functions():
+            await lab.rewrite(name, (old, new))
 
 
 # The interleavings that decided the design

@@ -22,7 +22,15 @@ def member_of(conninfo: str, role: str) -> Iterator[psycopg.Connection[tuple[obj
 
 
 ALLOWED = {
-    "evervec_viewer": {"status", "failures", "work_history", "backlog_is_known", "count_now"},
+    "evervec_viewer": {
+        "status",
+        "failures",
+        "work_history",
+        "backlog_is_known",
+        "count_now",
+        "diagnose",
+        "diagnose_sources",
+    },
     "evervec_listener": {
         "instance_id",
         "pending_items",
@@ -33,6 +41,8 @@ ALLOWED = {
         "census_page",
         "count_outbox",
         "outbox_depth",
+        "diagnose",
+        "diagnose_sources",
     },
     "evervec_worker": {
         "instance_id",
@@ -45,6 +55,8 @@ ALLOWED = {
         "sweep_page",
         "sources_waiting",
         "census_page",
+        "diagnose",
+        "diagnose_sources",
     },
 }
 

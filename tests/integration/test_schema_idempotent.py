@@ -19,6 +19,8 @@ FUNCTIONS = {
     "evervec_listener": {
         "census_page",
         "count_outbox",
+        "diagnose",
+        "diagnose_sources",
         "fill_page",
         "hush",
         "instance_id",
@@ -27,9 +29,11 @@ FUNCTIONS = {
         "pending_items",
         "waiting_items",
     },
-    "evervec_viewer": {"backlog_is_known", "count_now"},
+    "evervec_viewer": {"backlog_is_known", "count_now", "diagnose", "diagnose_sources"},
     "evervec_worker": {
         "census_page",
+        "diagnose",
+        "diagnose_sources",
         "instance_id",
         "models",
         "note_errors",
@@ -51,6 +55,8 @@ SELECT 'relation', oid::regclass::text, coalesce(pg_get_viewdef(CASE relkind WHE
 FROM pg_class c WHERE relnamespace = 'evervec'::regnamespace
 UNION ALL
 SELECT 'trigger', tgname, pg_get_triggerdef(oid), NULL, NULL FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT 'event trigger', evtname, evtfoid::regproc::text, evtenabled::text, evttags::text FROM pg_event_trigger
 ORDER BY 1, 2
 """
 
@@ -139,6 +145,7 @@ async def test_uninstall_leaves_nothing_but_the_embeddings(empty_database: str) 
             await run("SELECT evervec.uninstall()")
             assert await run("SELECT FROM pg_namespace WHERE nspname = 'evervec'") == []
             assert await run("SELECT FROM pg_trigger WHERE NOT tgisinternal") == []
+            assert await run("SELECT FROM pg_event_trigger") == []
             table = "items" if destination == "column" else "items_embedding"
             assert await run(f"SELECT embedding::real[] FROM {table}") == [(vector,)]
             await run("INSERT INTO items (id, name) VALUES (2, 'B')")

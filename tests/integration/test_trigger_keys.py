@@ -9,6 +9,11 @@ from tests.integration.contract import ITEMS, Bell, Lab, bell_in
 
 
 @pytest.fixture
+def lab(lab_either_way: Lab) -> Lab:
+    return lab_either_way
+
+
+@pytest.fixture
 def bell(contract_database: str) -> Iterator[Bell]:
     with bell_in(contract_database) as bell:
         yield bell

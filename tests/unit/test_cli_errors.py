@@ -2,9 +2,10 @@ import pytest
 import typer
 
 from cli.errors import exit_code_of
-from cli.reference import environment_help, variables
+from cli.reference import environment_help
 from evervec.errors import ConfigurationError, DatabaseError, EvervecError, ServiceUnreachableError
 from evervec.settings import Settings
+from evervec.variables import variables
 
 
 def failing(error: BaseException) -> object:

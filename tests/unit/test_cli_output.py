@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 import typer
 
-from cli.output import counted, print_json, printable, shortened, split_list
+from cli.output import counted, duration, print_json, printable, shortened, split_list
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,23 @@ def test_long_texts_are_shortened() -> None:
 
 def test_counts_are_words() -> None:
     assert [counted(number, "item") for number in (0, 1, 2000)] == ["0 items", "1 item", "2,000 items"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (95, "2 min"),
+        (3599, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+        (86_400 * 3 + 3600 * 4, "3 d 4 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_json_is_one_line_with_times_in_iso_format(capsys: pytest.CaptureFixture[str]) -> None:

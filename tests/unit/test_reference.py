@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.reference import Variable, variables
+from evervec.variables import Variable, variables
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -39,3 +40,23 @@ def test_help_names_every_setting() -> None:
 def test_every_command_is_in_the_reference(command: object) -> None:
     name = command.callback.__name__  # type: ignore[attr-defined]
     assert f"`{name}" in (DOCS / "cli.md").read_text(encoding="utf-8")
+
+
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_are_there(page: Path) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for line in re.findall(r"`evervec ([^`]*)`", page.read_text(encoding="utf-8")):
+        name, *words = line.split()
+        if name.startswith(("-", "COMMAND", "…")):
+            continue
+        known = {option for parameter in commands[name].params for option in parameter.opts} | {"--help"}
+        assert {word for word in words if re.fullmatch(r"--[a-z-]+", word)} <= known, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_in_the_docs_are_there(page: Path) -> None:
+    for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).is_file(), target

@@ -7,10 +7,10 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from cli.reference import variables
 from evervec.errors import ConfigurationError
 from evervec.log import configure_logging, get_logger
 from evervec.settings import DEFAULT_MODEL, Backend, LogFormat, LogLevel, Settings, load_settings
+from evervec.variables import variables
 
 VALUES: dict[str, tuple[str, object]] = {
     "database_url": ("postgresql://me:secret@db/items", SecretStr("postgresql://me:secret@db/items")),
