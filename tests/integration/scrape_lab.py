@@ -2,10 +2,10 @@
 
 import asyncio
 import socket
-import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
@@ -35,9 +35,9 @@ async def scrape(address: str) -> dict[str, Metric]:
     """The metrics that a process serves, by their names as `docs/metrics.md` has them."""
 
     def read() -> str:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
-            text: bytes = page.read()
-            return text.decode()
+        with closing(HTTPConnection(address, timeout=10)) as connection:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
 
     families = text_string_to_metric_families(await asyncio.to_thread(read))
     return {_name(family): family for family in families}
