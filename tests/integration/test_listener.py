@@ -97,7 +97,7 @@ async def test_the_safety_net_is_made_and_kept_up_to_date(lab: Lab) -> None:
 async def test_a_server_without_schedules_is_told_of_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [RPCError("later", RPCStatusCode.INTERNAL, b""), RPCError("never", RPCStatusCode.UNIMPLEMENTED, b"")]
 
-    async def refuse(*_: object) -> None:
+    async def refuse(*_: object, **_options: object) -> None:
         raise answers.pop(0)
 
     monkeypatch.setattr("listener.lanes.ensure_schedule", refuse)
