@@ -17,6 +17,7 @@ from activities.store import store_item_embedding
 from activities.tally import Tally
 from db.items import FailedAttempt, Items, ItemState, WriteBack
 from embedding.encoder import Encoder
+from evervec import metrics
 from evervec.errors import BadItemError, ConfigurationError
 from evervec.log import describe_error, get_logger
 from evervec.messages import (
@@ -26,8 +27,10 @@ from evervec.messages import (
     ItemEmbeddingResult,
     Outcome,
 )
+from evervec.metrics import Lane
 from evervec.settings import Settings
 from evervec.temporal import failure_of, passing_failure
+from evervec.tracing import span
 
 BATCHES_AT_ONCE = 4
 """Of all sources: enough to keep the encoder busy, and few enough to leave slots and connections to live edits."""
@@ -64,7 +67,7 @@ class BatchActivities:
         """Read the items, embed those whose vectors are stale, write the vectors back and ack the changes."""
         if self._running >= BATCHES_AT_ONCE:
             raise passing_failure("WorkerBusy", next_retry_delay=BUSY_RETRY)
-        about = log.bind(source=request.source, items=len(request.item_keys))
+        about = log.bind(source=request.source, items=len(request.item_keys), workflow=activity.info().workflow_id)
         started = time.perf_counter()
         self._running += 1
         try:
@@ -76,6 +79,7 @@ class BatchActivities:
             about.info("batch waits", reason=failure.type)
             raise
         except Exception as error:  # noqa: BLE001 - no error leaves the worker but by its class
+            metrics.ACTIVITY_FAILURES.labels(BATCH_GENERATE_EMBEDDINGS).inc()
             about.warning("batch not embedded", error=describe_error(error))
             raise failure_of(error) from None
         finally:
@@ -106,7 +110,9 @@ class Batch:
         portion = len(self._request.item_keys) if rate is None else max(1, int(rate * PACE_SECONDS))
         started, done = time.perf_counter(), 0
         for keys in _parts(self._request.item_keys, portion):
-            await self._embed(await self._items.read(self._source, keys))
+            with span("read", items=len(keys)):
+                states = await self._items.read(self._source, keys)
+            await self._embed(states)
             if Outcome.PAUSED in self._counts:
                 return
             done += len(keys)
@@ -141,7 +147,8 @@ class Batch:
         """
         texts = [state.content or "" for state in states]
         try:
-            answers = await self._encoder.embed_each(states[0].model, texts, live=False)
+            with span("encode", model=states[0].model.name, items=len(texts)):
+                answers = await self._encoder.embed_each(states[0].model, texts, live=False)
         except ConfigurationError as error:
             await self._items.note_error(self._source, states, str(error))
             raise
@@ -178,7 +185,9 @@ class Batch:
     ) -> list[WriteBack]:
         """Write these back; where that fails, the halves, down to the rows at fault. Returns what is locked."""
         try:
-            outcomes = await store_item_embedding(self._items, self._tally, self._source, writes, waits)
+            outcomes = await store_item_embedding(
+                self._items, self._tally, Lane.SWEEP, self._source, writes, waits=waits
+            )
         except Exception as error:
             if not database_blames_item(error):
                 raise
@@ -194,7 +203,7 @@ class Batch:
         failed = [FailedAttempt(item.item_key, item.outbox_version, reason_of(error)) for item, error in bad]
         given_up = await self._items.record_failures(self._source, failed, self._max_attempts)
         self._counts[Outcome.FAILED] += len(given_up)
-        self._tally.given_up(self._source, len(given_up))
+        self._tally.failed(self._source, Lane.SWEEP, attempts=len(bad), given_up=len(given_up))
         self._failures += [
             ItemEmbeddingResult(item_key=item.item_key, outcome=Outcome.FAILED, error_message=describe_error(error))
             for item, error in bad

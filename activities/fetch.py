@@ -12,6 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.instance import InstanceCheck
 from db.items import Items
+from evervec import metrics
 from evervec.errors import ConfigurationError, DatabaseError
 from evervec.log import describe_error, get_logger
 from evervec.messages import (
@@ -92,6 +93,7 @@ class FetchActivities:
         except (DatabaseError, ConfigurationError) as error:
             log.warning("a walk failed; the next run tries again", error=describe_error(error))
         for source, items in (+found).items():
+            metrics.OVERLOOKED.labels(source).inc(items)
             log.warning("changes were found that no trigger saw", source=source, items=items)
         return {*+found}
 
@@ -103,7 +105,8 @@ async def _told(answer: Awaitable[T], **about: str) -> T:
     except ApplicationError:
         raise
     except Exception as error:  # noqa: BLE001 - no error leaves the worker but by its class
-        log.warning("outbox not read", error=describe_error(error), **about)
+        metrics.ACTIVITY_FAILURES.labels(activity.info().activity_type).inc()
+        log.warning("outbox not read", error=describe_error(error), workflow=activity.info().workflow_id, **about)
         raise failure_of(error) from None
 
 

@@ -2,15 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
 from db.items import Items, WriteBack
 from db.work import Work
+from evervec import metrics
 from evervec.latency import latency_bucket
 from evervec.log import describe_error, get_logger
 from evervec.messages import Outcome
+from evervec.metrics import Lane
 
 FLUSH_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
@@ -22,7 +25,10 @@ log = get_logger(__name__)
 
 
 class Tally:
-    """Counts, and tells every few seconds while there is something to tell. What it cannot tell is lost: statistics."""
+    """Counts, and tells every few seconds while there is something to tell. What it cannot tell is lost: statistics.
+
+    Prometheus is told at once.
+    """
 
     def __init__(self, items: Items) -> None:
         self._items = items
@@ -36,21 +42,25 @@ class Tally:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def stored(self, source: str, writes: Iterable[WriteBack], outcomes: Mapping[str, Outcome]) -> None:
+    def stored(self, source: str, lane: Lane, writes: Sequence[WriteBack], outcomes: Mapping[str, Outcome]) -> None:
         """These write-backs were made just now."""
         work, now = self._work(source), time.monotonic()
+        became = Counter(outcomes[write.item_key] for write in writes)
+        work.embedded += became[Outcome.EMBEDDED]
+        work.skipped += sum(became[outcome] for outcome in NEEDED_NO_VECTOR)
+        for outcome, number in became.items():
+            metrics.ITEMS.labels(source, lane, outcome).inc(number)
+        latency = metrics.COMMIT_TO_VECTOR.labels(source, lane)
         for write in writes:
-            outcome = outcomes[write.item_key]
-            if outcome is Outcome.EMBEDDED:
-                work.embedded += 1
-                if write.queued_at is not None:
-                    work.latency[latency_bucket(now - write.queued_at)] += 1
-            elif outcome in NEEDED_NO_VECTOR:
-                work.skipped += 1
+            if write.queued_at is not None and outcomes[write.item_key] is Outcome.EMBEDDED:
+                work.latency[latency_bucket(now - write.queued_at)] += 1
+                latency.observe(now - write.queued_at)
 
-    def given_up(self, source: str, number: int) -> None:
-        """So many items were given up."""
-        self._work(source).failed += number
+    def failed(self, source: str, lane: Lane, attempts: int, given_up: int) -> None:
+        """So many attempts failed by the items' own fault, and so many of the items were given up for that."""
+        self._work(source).failed += given_up
+        metrics.FAILED_ATTEMPTS.labels(source, lane).inc(attempts)
+        metrics.ITEMS.labels(source, lane, Outcome.FAILED).inc(given_up)
 
     async def close(self) -> None:
         """Tell what is left, if the database answers soon."""

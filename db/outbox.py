@@ -37,6 +37,16 @@ class CensusPage(NamedTuple):
     done: bool
 
 
+class OutboxDepth(NamedTuple):
+    """What waits of one source."""
+
+    source: str
+    pending: int
+    failed: int
+    oldest_pending_seconds: float
+    paused: bool
+
+
 class Outbox:
     """Reads of the outbox on one connection. Errors: DatabaseError, ServiceUnreachableError."""
 
@@ -84,6 +94,15 @@ class Outbox:
         """Count what waits, for `evervec.status`, if that is much; returns whether it is."""
         [row] = await self._rows("count_outbox", {})
         return bool(row["long"])
+
+    async def depth(self) -> list[OutboxDepth]:
+        """What waits of each source; of a long outbox as it was counted last."""
+        return [OutboxDepth(**row) for row in await self._rows("outbox_depth", {})]
+
+    async def queue_usage(self) -> float:
+        """How much of the server's notification queue is taken, from 0 to 1."""
+        [row] = await self._rows("notification_queue_usage", {})
+        return float(row["usage"])
 
     async def hush(self, seconds: float) -> bool:
         """Have nobody ring for so long, at most a second; False when somebody else keeps the bell silent."""

@@ -41,6 +41,12 @@ SELECT source, scanned, enqueued, done FROM evervec.census_page(%(limit)s, %(sma
 -- name: count_outbox
 SELECT evervec.count_outbox() AS long;
 
+-- name: outbox_depth
+SELECT source, pending, failed, oldest_pending_seconds, paused FROM evervec.outbox_depth();
+
+-- name: notification_queue_usage
+SELECT pg_notification_queue_usage() AS usage;
+
 -- name: models
 SELECT name, revision, dimension, prompt FROM evervec.models();
 

@@ -2307,7 +2307,17 @@ LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog,
          AND evervec.outbox_is_long()
 $$;
 
--- What waits is counted in one pass over the outbox, by several processes when that is long; or it has been.
+-- What waits is counted in one pass over the outbox, by several processes when that is long; or it has been. No row of a
+-- source of which nothing waits.
+CREATE OR REPLACE VIEW evervec.waiting AS
+SELECT o.source, count(*) AS waiting, count(*) FILTER (WHERE o.forced) AS forced,
+       count(*) FILTER (WHERE o.state = 'failed') AS failed,
+       min(o.queued_at) FILTER (WHERE o.state = 'pending') AS oldest
+FROM evervec.outbox o WHERE NOT evervec.backlog_is_known() GROUP BY o.source
+UNION ALL
+SELECT b.source, b.waiting, b.forced, b.failed, b.oldest FROM evervec.backlog b WHERE evervec.backlog_is_known();
+COMMENT ON VIEW evervec.waiting IS 'What waits in the outbox, a row a source.';
+
 CREATE OR REPLACE VIEW evervec.status AS
 SELECT s.name AS source, c.total, c.eligible, c.fresh, c.eligible - c.fresh AS stale,
        coalesce(w.waiting - w.failed, 0) AS pending, coalesce(w.failed, 0) AS failed,
@@ -2315,16 +2325,18 @@ SELECT s.name AS source, c.total, c.eligible, c.fresh, c.eligible - c.fresh AS s
        coalesce(greatest(extract(epoch FROM clock_timestamp() - w.oldest), 0), 0)::double precision AS oldest_pending_seconds,
        s.model, s.dimension, s.paused
 FROM evervec.source s
-LEFT JOIN (
-  SELECT o.source, count(*) AS waiting, count(*) FILTER (WHERE o.forced) AS forced,
-         count(*) FILTER (WHERE o.state = 'failed') AS failed,
-         min(o.queued_at) FILTER (WHERE o.state = 'pending') AS oldest
-  FROM evervec.outbox o WHERE NOT evervec.backlog_is_known() GROUP BY o.source
-  UNION ALL
-  SELECT b.source, b.waiting, b.forced, b.failed, b.oldest FROM evervec.backlog b WHERE evervec.backlog_is_known()
-) AS w ON w.source = s.name
+LEFT JOIN evervec.waiting AS w ON w.source = s.name
 CROSS JOIN LATERAL evervec.count_now(s.name, coalesce(w.waiting - w.forced, 0), coalesce(w.forced, 0)) AS c;
 COMMENT ON VIEW evervec.status IS 'One row a source: eligible = fresh + stale; failed items are stale; coverage = fresh / eligible.';
+
+-- How deep the outbox is, a row a source, for those who measure.
+CREATE OR REPLACE FUNCTION evervec.outbox_depth()
+RETURNS TABLE (source text, pending bigint, failed bigint, oldest_pending_seconds double precision, paused boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT s.name, coalesce(w.waiting - w.failed, 0), coalesce(w.failed, 0),
+         coalesce(greatest(extract(epoch FROM clock_timestamp() - w.oldest), 0), 0)::double precision, s.paused
+  FROM evervec.source s LEFT JOIN evervec.waiting w ON w.source = s.name
+$$;
 
 -- A barrier, so that no function in a reader's query sees the rows that are not shown.
 CREATE OR REPLACE VIEW evervec.failures WITH (security_barrier) AS
@@ -2422,6 +2434,7 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.census_page(bigint, boolean)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.count_outbox()'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.outbox_depth()'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.diagnose(), evervec.diagnose_sources(bigint)'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_worker', 'EXECUTE ON FUNCTION evervec.models()'],

@@ -19,6 +19,8 @@ class Embedder(Protocol):
     dimension: int
     truncated: int
     """How many texts were longer than the model reads, so far; they were cut off."""
+    tokens: int
+    """How many tokens it has read so far; 0 for a model that does not count them."""
 
     def refusal(self, text: str) -> str | None:
         """Why the model cannot take a text, without quoting it; None if it can. Asked before it is given a batch."""

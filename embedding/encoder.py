@@ -24,6 +24,7 @@ from embedding.base import Embedder, Vectors
 from embedding.cache import Key, Row, VectorCache, keys_of
 from embedding.embedders import load_embedder
 from embedding.thread import WorkThread
+from evervec import metrics
 from evervec.errors import BadItemError, DimensionError, EvervecError, ModelUnavailableError
 from evervec.log import get_logger
 from evervec.model import ModelSpec
@@ -180,14 +181,17 @@ class Encoder:
         failure = self._failures.get(key)
         if failure is None or failure.until < started:
             logger.info("loading model", model=spec.name)
+            metrics.MODEL_LOAD_FAILURES.labels(spec.name)
             try:
                 embedder = await self._thread.call(partial(self._load, spec, self._settings))
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the model hear of it
                 failure = self._failures[key] = _Failure.after(time.monotonic() - started, str(error))
+                metrics.MODEL_LOAD_FAILURES.labels(spec.name).inc()
                 logger.warning("model unavailable", model=spec.name, reason=failure.reason)
             else:
-                seconds = round(time.monotonic() - started, 2)
-                logger.info("model loaded", model=spec.name, dimension=embedder.dimension, seconds=seconds)
+                seconds = time.monotonic() - started
+                metrics.MODEL_LOAD_SECONDS.labels(spec.name).set(seconds)
+                logger.info("model loaded", model=spec.name, dimension=embedder.dimension, seconds=round(seconds, 2))
                 self._models[key] = _Model(spec.name, embedder)
                 return
         self._fail_all(key, failure.reason)
@@ -243,9 +247,19 @@ class _Model:
         self.step_size = float(STEP_SIZE_LEAST)
         self._name = name
         self._cuts = False
+        self._seconds = metrics.ENCODE_SECONDS.labels(name)
+        self._texts = metrics.ENCODE_TEXTS.labels(name)
+        self._tokens = metrics.ENCODE_TOKENS.labels(name)
+        self._truncated = metrics.TRUNCATED_TEXTS.labels(name)
 
     def encode(self, texts: list[str], prompt: str) -> Vectors:
-        vectors = np.asarray(self.embedder.encode(texts, prompt), dtype=np.float32)
+        embedder = self.embedder
+        tokens, truncated, started = embedder.tokens, embedder.truncated, time.perf_counter()
+        vectors = np.asarray(embedder.encode(texts, prompt), dtype=np.float32)
+        self._seconds.observe(time.perf_counter() - started)
+        self._texts.inc(len(texts))
+        self._tokens.inc(embedder.tokens - tokens)
+        self._truncated.inc(embedder.truncated - truncated)
         if vectors.shape != (len(texts), self.embedder.dimension):
             raise ModelUnavailableError(f"the model gave an array of shape {vectors.shape} for {len(texts)} texts")
         if self.embedder.truncated and not self._cuts:
@@ -314,6 +328,7 @@ def _take(lane: deque[_Request], cache: VectorCache, size: float) -> list[_Part]
         for key, text in islice(request.texts, len(request.rows), None):
             if key not in chosen and (row := cache.get(key)) is not None:
                 part.known[key] = row
+                metrics.CACHED_TEXTS.inc()
                 continue
             if key not in chosen:
                 size -= _size(text)

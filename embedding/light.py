@@ -58,10 +58,10 @@ class LightEmbedder:
         self.streams = cpu_streams()
         self._infer = openvino_model.compile_model(openvino_model.read_model(model), precision, self.streams)
         self._threads = ThreadPoolExecutor(self.streams, "evervec-model")
-        self.truncated = 0
+        self.truncated = self.tokens = 0
         # One text shows that the model works, and how long its vectors are.
         self.dimension = self.encode(["dimension"], "").shape[1]
-        self.truncated = 0
+        self.truncated = self.tokens = 0
 
     def refusal(self, text: str) -> str | None:  # noqa: ARG002 - as all embedders have it
         """It takes any text."""
@@ -75,7 +75,9 @@ class LightEmbedder:
         def encode(group: list[int]) -> Vectors:
             return self._encode_group([read[number] for number in group])
 
-        return compute_groups([len(encoding.ids) for encoding in read], self.streams, self._threads, encode)
+        lengths = [len(encoding.ids) for encoding in read]
+        self.tokens += sum(lengths)
+        return compute_groups(lengths, self.streams, self._threads, encode)
 
     def _encode_group(self, encodings: list[Any]) -> Vectors:
         """One pass through the model."""

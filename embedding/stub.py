@@ -20,6 +20,7 @@ class StubEmbedder:
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         self.truncated = 0
+        self.tokens = 0
 
     def refusal(self, text: str) -> str | None:
         """Poison is refused."""

@@ -50,7 +50,7 @@ class SentenceTransformerEmbedder:
         backend = _checked_backend(settings)
         self._model = _load(name, revision or None, settings, backend)
         self.source = folders.model_folder(name, revision or None, settings)
-        self.truncated = 0
+        self.truncated = self.tokens = 0
         self.device = str(self._model.device.type)
         if self.device == "cpu":
             quicken(self._model)
@@ -66,7 +66,7 @@ class SentenceTransformerEmbedder:
             choose(self, settings)
         # One text shows that the model works, and how long its vectors are.
         self.dimension = self.encode_plain(["dimension"]).shape[1]
-        self.truncated = 0
+        self.truncated = self.tokens = 0
 
     @property
     def modules(self) -> Any:
@@ -134,7 +134,9 @@ class SentenceTransformerEmbedder:
         tokens = self._model.tokenizer([prompt + text for text in texts], add_special_tokens=True)["input_ids"]
         lengths = list(map(len, tokens))
         self.truncated += sum(length > limit for length in lengths)
-        return [min(length, limit) for length in lengths]
+        read = [min(length, limit) for length in lengths]
+        self.tokens += sum(read)
+        return read
 
 
 def _load(name: str, revision: str | None, settings: Settings, backend: Backend) -> Any:

@@ -1,4 +1,4 @@
-"""Structured logging to stderr. Text of an item is never logged, at no level above DEBUG not even its hash."""
+"""Structured logging to stderr. Lines about an item name its source, key, content hash and workflow, never its text."""
 
 import logging
 import sys

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ITEM_WORKFLOW = "ItemEmbeddingWorkflow"
 ITEM_CHANGED_SIGNAL = "item_changed"
+ITEM_HELD_UP_SIGNAL = "item_held_up"
 ITEM_STATUS_QUERY = "status"
 GENERATE_ITEM_EMBEDDING = "generate_item_embedding"
 SWEEP_WORKFLOW = "EmbeddingSweepWorkflow"
@@ -21,6 +22,8 @@ SAFETY_NET_WORKFLOW = "EmbeddingSafetyNetWorkflow"
 FIND_WAITING_SOURCES = "find_waiting_sources"
 SOURCE_ATTRIBUTE = "EvervecSource"
 STATE_ATTRIBUTE = "EvervecState"
+SUMMARY_BYTES = 200
+"""Temporal takes 400; a character that JSON escapes counts for more."""
 
 
 class Message(BaseModel):
@@ -88,12 +91,24 @@ class ItemWorkflowState(StrEnum):
     FAILED = "failed"
 
 
+class StateShown(StrEnum):
+    """When a workflow sets EvervecState anew. How it began decides, so that its history can be replayed."""
+
+    EACH = "each"
+    """At each change, as workflows of earlier versions do: two events an edit."""
+    AT_REST = "at_rest"
+    """When a round has ended, or is held up, with another state than is shown: an edit costs no event."""
+    NEVER = "never"
+    """The namespace does not know the attribute."""
+
+
 class ItemWorkflowInput(Message):
     """How an item's workflow starts, and what it carries over when it continues as new."""
 
     source: str
     item_key: str
     idle_seconds: float = Field(gt=0)
+    state_shown: StateShown = StateShown.EACH
     dirty: bool = False
     force_regenerate: bool = False
     content_hash: str | None = None
@@ -210,10 +225,25 @@ class SweepStatus(Message):
     """An error's class and SQLSTATE, never text of the row."""
 
 
+def sweep_summary(source: str) -> str:
+    """A line for a sweep in Temporal's web page."""
+    return shortened(f"embeds what waits in {source}")
+
+
+def shortened(line: str) -> str:
+    """As much of a line as Temporal takes for a summary, and room for its quotes."""
+    encoded = " ".join(line.split()).encode(errors="replace")
+    if len(encoded) <= SUMMARY_BYTES:
+        return encoded.decode()
+    return f"{encoded[: SUMMARY_BYTES - 3].decode(errors='ignore')}…"
+
+
 class SafetyNetInput(Message):
     """How the safety net's workflow starts: the schedule gives the installation that it belongs to."""
 
     instance: str
+    searchable: bool = True
+    """Whether the namespace knows evervec's search attributes."""
 
 
 class WaitingSourcesRequest(Message):

@@ -32,18 +32,21 @@ def schedule_id(instance: str) -> str:
     return f"embedding-sweeps/{instance}"
 
 
-async def ensure_schedule(client: Client, settings: Settings, instance: str) -> None:
+async def ensure_schedule(client: Client, settings: Settings, instance: str, *, searchable: bool) -> None:
     """Make the schedule, or bring it up to date; one that somebody has paused stays paused.
+
+    `searchable`: whether the namespace knows evervec's search attributes.
 
     ServiceUnreachableError when Temporal is away, RPCError when it refuses or knows no schedules.
     """
     schedule = Schedule(
         action=ScheduleActionStartWorkflow(
             SAFETY_NET_WORKFLOW,
-            SafetyNetInput(instance=instance),
+            SafetyNetInput(instance=instance, searchable=searchable),
             id=schedule_id(instance),
             task_queue=settings.task_queue,
             execution_timeout=EVERY,
+            static_summary="finds what was overlooked, and has it swept",
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=EVERY)]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evervec.errors import ConfigurationError
@@ -16,6 +16,23 @@ from evervec.errors import ConfigurationError
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-mpnet-base-v2"
 
 PositiveInt = Annotated[int, Field(gt=0)]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of a `host:port`, or of a `[::1]:port`; ValueError when it is none."""
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65535):  # noqa: PLR2004
+        raise ValueError(f"{address!r} is not a host:port")
+    return host, int(port)
+
+
+def _checked_address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+ListenAddress = Annotated[str, AfterValidator(_checked_address)]
 
 
 class Backend(StrEnum):
@@ -84,7 +101,7 @@ class Settings(BaseSettings):
     sweep_threshold: PositiveInt = Field(64, description="how many waiting items of a source count as bulk work")
     item_idle_seconds: PositiveInt = Field(3600, description="how long an item's workflow waits for another change")
     max_attempts: PositiveInt = Field(5, description="attempts before an item is kept as failed")
-    metrics_address: str | None = Field(None, description="host:port for Prometheus metrics; unset: none")
+    metrics_address: ListenAddress | None = Field(None, description="host:port for Prometheus metrics; unset: none")
     dashboard_address: str = Field("127.0.0.1:8080", description="host:port of the dashboard")
     dashboard_token: SecretStr | None = Field(
         None, description="token that the dashboard asks for; it must be set where others than this machine reach it"

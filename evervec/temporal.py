@@ -18,10 +18,12 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DefaultFailureConverter, PayloadConverter
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, FailureError
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
+from evervec import tracing
 from evervec.errors import ConfigurationError, ModelUnavailableError, ServiceUnreachableError
-from evervec.log import describe_error
+from evervec.log import describe_error, get_logger
 from evervec.messages import (
     ITEM_CHANGED_SIGNAL,
     ITEM_WORKFLOW,
@@ -32,7 +34,10 @@ from evervec.messages import (
     ItemChange,
     ItemWorkflowInput,
     ItemWorkflowState,
+    StateShown,
     SweepWorkflowInput,
+    shortened,
+    sweep_summary,
 )
 from evervec.settings import Settings
 
@@ -48,10 +53,21 @@ _ITEM_ID = "item-embedding/"
 _SWEEP_ID = "embedding-sweep/"
 _SOURCE = SearchAttributeKey.for_keyword(SOURCE_ATTRIBUTE)
 _STATE = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
+_ITEM_DETAILS = (
+    "Runs from the row's first change until the row is gone or was quiet for a while. "
+    "`evervec item SOURCE KEY` says why the row is fresh or stale, the query `status` where this workflow stands."
+)
+_SWEEP_DETAILS = (
+    "Embeds in batches whatever waits in the source's outbox, and ends when nothing does. The query `status` says how "
+    "far it is, `evervec pause SOURCE` stops it. It may be cancelled: nothing is lost, and it is begun anew."
+)
 _KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 # UNKNOWN is what the client says when the connection breaks in the middle of a call.
 _AWAY = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.UNKNOWN}
 _NOT_ALLOWED = {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED}
+
+
+_log = get_logger(__name__)
 
 
 class StatedError(ApplicationError):
@@ -105,7 +121,7 @@ def _text_of(error: BaseException) -> str:
     return describe_error(error)
 
 
-async def connect(settings: Settings) -> Client:
+async def connect(settings: Settings, runtime: Runtime | None = None) -> Client:
     """Connect to the settings' namespace; ServiceUnreachableError when Temporal does not answer."""
     tls = _tls(settings)
     try:
@@ -116,6 +132,8 @@ async def connect(settings: Settings) -> Client:
                 api_key=settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
                 tls=tls,
                 data_converter=data_converter,
+                runtime=runtime,
+                interceptors=tracing.interceptors(),
             )
     except ValueError as error:
         raise ConfigurationError(f"EVERVEC_TEMPORAL_ADDRESS is not a host:port: {error}") from None
@@ -173,15 +191,16 @@ def unreachable_if_away(client: Client) -> Iterator[None]:
         raise ServiceUnreachableError(_no_answer(address, "", with_tls=False)) from None
 
 
-async def ensure_search_attributes(client: Client) -> None:
+async def ensure_search_attributes(client: Client) -> bool:
     """Register EvervecSource and EvervecState where they are missing, and wait until queries know them.
 
-    ConfigurationError when that is not allowed, or the namespace does not exist.
+    False where they can't be had: workflows go without them, and the log says what to do. ConfigurationError when the
+    namespace does not exist.
     """
     refused = False
     try:
         with unreachable_if_away(client):
-            await _register_missing(client)
+            refused = not await _register_missing(client)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             raise ConfigurationError(
@@ -194,26 +213,27 @@ async def ensure_search_attributes(client: Client) -> None:
     deadline = time.monotonic() + (0 if refused else USABLE_SECONDS)
     while not await knows_search_attributes(client):
         if time.monotonic() >= deadline:
-            raise ConfigurationError(how_to_register(client.namespace))
+            _log.warning("workflows can't be listed by source and state", reason=how_to_register(client.namespace))
+            return False
         await asyncio.sleep(0.1)
+    return True
 
 
-async def _register_missing(client: Client) -> None:
+async def _register_missing(client: Client) -> bool:
+    """False when one of them is there with another type."""
     operator = client.operator_service
     listed = (
         await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
     ).custom_attributes
     names = (SOURCE_ATTRIBUTE, STATE_ATTRIBUTE)
     if any(listed.get(name, _KEYWORD) != _KEYWORD for name in names):
-        raise ConfigurationError(
-            f"{' and '.join(names)} are registered in namespace {client.namespace!r} with another type than Keyword: "
-            "remove them, or use another namespace"
-        )
+        return False
     missing = {name: _KEYWORD for name in names if name not in listed}
     if missing:
         await operator.add_search_attributes(
             AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
         )
+    return True
 
 
 async def knows_search_attributes(client: Client) -> bool:
@@ -229,9 +249,9 @@ async def knows_search_attributes(client: Client) -> bool:
 
 
 def how_to_register(namespace: str) -> str:
-    """What to do where the search attributes are missing."""
+    """What to do where the search attributes are missing, or have another type."""
     return (
-        f"namespace {namespace!r} lacks the search attributes that evervec needs: let somebody who may do it run "
+        f"namespace {namespace!r} lacks evervec's search attributes, of type Keyword: let somebody who may do it run "
         f"`temporal operator search-attribute create --namespace {namespace} "
         f"--name {SOURCE_ATTRIBUTE} --type Keyword --name {STATE_ATTRIBUTE} --type Keyword`"
     )
@@ -274,31 +294,41 @@ async def start_item_workflow(
     *,
     content_hash: str | None,
     force: bool = False,
+    searchable: bool = True,
 ) -> WorkflowHandle[object, None]:
     """Tell an item's workflow that the item changed, starting it where there is none.
+
+    `searchable`: whether the namespace knows evervec's search attributes.
 
     ServiceUnreachableError when Temporal is away.
     """
     with unreachable_if_away(client):
         return await client.start_workflow(
             ITEM_WORKFLOW,
-            ItemWorkflowInput(source=source, item_key=key, idle_seconds=settings.item_idle_seconds),
+            ItemWorkflowInput(
+                source=source,
+                item_key=key,
+                idle_seconds=settings.item_idle_seconds,
+                state_shown=StateShown.AT_REST if searchable else StateShown.NEVER,
+            ),
             id=item_workflow_id(instance, source, key),
             task_queue=settings.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             start_signal=ITEM_CHANGED_SIGNAL,
             start_signal_args=[ItemChange(content_hash=content_hash, force_regenerate=force)],
-            search_attributes=TypedSearchAttributes(
-                [SearchAttributePair(_SOURCE, source), SearchAttributePair(_STATE, ItemWorkflowState.PENDING.value)]
-            ),
+            search_attributes=_attributes(source, ItemWorkflowState.PENDING) if searchable else None,
+            static_summary=shortened(f"keeps item {key} of {source} true"),
+            static_details=_ITEM_DETAILS,
             result_type=type(None),
         )
 
 
 async def start_sweep_workflow(
-    client: Client, settings: Settings, instance: str, source: str
+    client: Client, settings: Settings, instance: str, source: str, *, searchable: bool = True
 ) -> WorkflowHandle[object, None]:
     """Tell a source's sweep that items wait, starting it where there is none.
+
+    `searchable`: whether the namespace knows evervec's search attributes.
 
     ServiceUnreachableError when Temporal is away.
     """
@@ -310,9 +340,16 @@ async def start_sweep_workflow(
             task_queue=settings.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             start_signal=ITEMS_WAITING_SIGNAL,
-            search_attributes=TypedSearchAttributes([SearchAttributePair(_SOURCE, source)]),
+            search_attributes=_attributes(source) if searchable else None,
+            static_summary=sweep_summary(source),
+            static_details=_SWEEP_DETAILS,
             result_type=type(None),
         )
+
+
+def _attributes(source: str, state: ItemWorkflowState | None = None) -> TypedSearchAttributes:
+    pairs = [SearchAttributePair(_SOURCE, source)]
+    return TypedSearchAttributes([*pairs, SearchAttributePair(_STATE, state.value)] if state else pairs)
 
 
 async def sweep_is_open(client: Client, instance: str, source: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from typing import Protocol
 
 from db.outbox import CensusPage
@@ -35,6 +36,8 @@ class Census:
         self._clock = clock
         self._backoff = Backoff(first=0.5)
         self._outbox_due = 0.0
+        self.overlooked: Counter[str] = Counter()
+        """Stale items by source that no trigger saw."""
 
     async def run(self, database: Counting) -> None:
         """Count whatever asks for it, until cancelled. ServiceUnreachableError when the database is lost."""
@@ -55,6 +58,7 @@ class Census:
             return self._backoff.next()
         self._backoff.reset()
         if page and page.enqueued:
+            self.overlooked[page.source] += page.enqueued
             _log.warning("changes were found that no trigger saw", source=page.source, items=page.enqueued)
         if page and page.done:
             _log.debug("counted", source=page.source)

@@ -4,8 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from enum import StrEnum
 
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -14,15 +12,19 @@ from db.listen import NotificationStream
 from db.outbox import Outbox
 from evervec.errors import DatabaseError, EvervecError
 from evervec.log import describe_error, get_logger
+from evervec.metrics_page import served
 from evervec.settings import Settings
+from evervec.tracing import traced
 from listener.backoff import Backoff
 from listener.census import Census
 from listener.hush import Hush
 from listener.lanes import Lanes
 from listener.lookout import Filler, Lookout
+from listener.measures import Measures
 from listener.notify import Ear
 from listener.route import Router
 from listener.standby import Standby
+from listener.status import ListenerStatus, Role
 
 HELP_SECONDS = 300.0
 """How long to help a leader that is stuck, before trying again to take its place."""
@@ -33,39 +35,6 @@ STEADY_SECONDS = 10.0
 _NO_SCHEDULES = {RPCStatusCode.UNIMPLEMENTED, RPCStatusCode.PERMISSION_DENIED}
 
 _log = get_logger(__name__)
-
-
-class Role(StrEnum):
-    """What a listener is doing."""
-
-    STOPPED = "stopped"
-    RECONNECTING = "reconnecting"
-    STANDBY = "standby"
-    HELPING = "helping"
-    LEADING = "leading"
-
-
-@dataclass(frozen=True)
-class ListenerStatus:
-    """What a listener is doing now; counts since it was started."""
-
-    role: Role
-    waiting: int
-    """Items that wait to be quiet."""
-    under_way: int
-    """Items that were signalled and not seen to leave the outbox yet."""
-    signalled: int
-    """Signals to items' workflows."""
-    swept: int
-    """Signals to sweeps: that items wait."""
-    heard: int
-    """Notifications, garbage included."""
-    garbage: int
-    hushed: int
-    """How often the bell was silenced, since too much was heard that was of no use."""
-    filling: str | None
-    """The source whose first fill runs."""
-    temporal_away: bool
 
 
 class Listener:
@@ -86,6 +55,9 @@ class Listener:
         self._filler = Filler(self._bell)
         self._census = Census()
         self._standby = Standby()
+        self._reconnects = 0
+        self.measures = Measures(self.status)
+        """For Prometheus."""
 
     async def start(self) -> None:
         """Connect and go to work. ServiceUnreachableError when PostgreSQL or Temporal is not there at first."""
@@ -125,7 +97,12 @@ class Listener:
             swept=self._router.swept,
             heard=self._ear.heard,
             garbage=self._ear.garbage,
+            debounced=self._router.debounced,
             hushed=self._hush.hushed,
+            not_signalled=self._router.not_signalled,
+            reconnects=self._reconnects,
+            sweeping=self._router.sweeping,
+            overlooked=dict(self._census.overlooked),
             filling=self._filler.filling,
             temporal_away=self._router.away,
         )
@@ -137,6 +114,7 @@ class Listener:
                 await self._serve(stream)
             except* EvervecError as errors:
                 self._role = Role.RECONNECTING
+                self._reconnects += 1
                 _log.warning("PostgreSQL is away: reconnecting", error=_tell(errors))
             if self._stopping:
                 return  # a task group whose parts fail while it is cancelled tells of the failures alone
@@ -183,6 +161,8 @@ class Listener:
             parts.create_task(self._filler.run(filling))
             parts.create_task(self._census.run(counting))
             parts.create_task(self._hush.run(hushing))
+            if self._settings.metrics_address:
+                parts.create_task(self.measures.run(counting))
             if role is Role.LEADING:
                 parts.create_task(self._keep_schedule())
 
@@ -221,8 +201,9 @@ async def run_listener(settings: Settings) -> None:
     ServiceUnreachableError when PostgreSQL or Temporal does not answer at the start. Later the listener waits for them.
     """
     listener = Listener(settings)
-    await listener.start()
-    try:
-        await listener.wait()
-    finally:
-        await listener.stop()
+    with traced("evervec-listener"), served(settings.metrics_address, listener.measures):
+        await listener.start()
+        try:
+            await listener.wait()
+        finally:
+            await listener.stop()

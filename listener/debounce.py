@@ -15,6 +15,16 @@ class Key(NamedTuple):
     item_key: str
 
 
+class Due(NamedTuple):
+    """An item that was quiet, or has waited for long."""
+
+    key: Key
+    content_hash: str | None
+    """The last one."""
+    waited: float
+    """Seconds since its first change."""
+
+
 @dataclass(slots=True)
 class _Waiting:
     content_hash: str | None
@@ -90,9 +100,9 @@ class Debouncer:
         )
         return max(0.0, due - self._clock())
 
-    def pop_due(self, limit: int) -> list[tuple[Key, str | None]]:
-        """Take out up to `limit` items that are due, with the last hash of each."""
-        taken: list[tuple[Key, str | None]] = []
+    def pop_due(self, limit: int) -> list[Due]:
+        """Take out up to `limit` items that are due."""
+        taken: list[Due] = []
         now = self._clock()
         while self._waiting and len(taken) < limit:
             key = next(iter(self._waiting))
@@ -100,6 +110,7 @@ class Debouncer:
                 key = next(iter(self._quiet))
                 if self._waiting[key].last_change + self._window > now:
                     break
-            taken.append((key, self._waiting[key].content_hash))
+            waiting = self._waiting[key]
+            taken.append(Due(key, waiting.content_hash, now - waiting.first_change))
             self.drop(key)
         return taken

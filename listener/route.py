@@ -13,8 +13,9 @@ from db.outbox import OutboxItem
 from evervec.errors import DatabaseError, EvervecError
 from evervec.log import describe_error, get_logger
 from evervec.settings import Settings
+from evervec.tracing import span
 from listener.backoff import Backoff
-from listener.debounce import Clock, Debouncer, Key
+from listener.debounce import Clock, Debouncer, Due, Key
 from listener.sent import Sent
 from listener.sweeps import Sweeps
 from listener.vain import Vain
@@ -86,6 +87,10 @@ class Router:
         """Signals to items' workflows that got through."""
         self.swept = 0
         """Signals to sweeps that got through."""
+        self.not_signalled = 0
+        """Signals that did not get through."""
+        self.debounced = 0
+        """Changes that were heard of while their items waited already."""
 
     @property
     def waiting(self) -> int:
@@ -97,11 +102,17 @@ class Router:
         """Items that were signalled and not seen to leave the outbox yet."""
         return len(self._sent)
 
+    @property
+    def sweeping(self) -> list[str]:
+        """The sources whose sweeps were at work not long ago."""
+        return self._sweeps.open()
+
     # What comes in by NOTIFY. None of this waits.
 
     def changed(self, key: Key, content_hash: str) -> bool:
         """The item was heard of; of no use when it waits already, or may not go live."""
         waits = key in self._waiting
+        self.debounced += waits
         takes = waits or key in self._sent or (self._has_room(key.source) and self._vain.heeds(key.source))
         return takes and self._put(key, content_hash) and not waits
 
@@ -184,20 +195,22 @@ class Router:
             while True:
                 if self.away:
                     await asyncio.sleep(self._backoff.next())
-                self._in_hand = await self._next_due(1 if self.away else BATCH)
+                due = await self._next_due(1 if self.away else BATCH)
+                waited = {each.key: each.waited for each in due}
+                self._in_hand = [*waited]
                 for key, item in await self._confirm(outbox, self._in_hand):
                     await self._calls.acquire()
                     if item:
                         self._sent.add(key, item.version)
-                    call = calls.create_task(self._send(key, item))
+                    call = calls.create_task(self._send(key, item, waited[key]))
                     if self.away:
                         await call
                 self._in_hand = []
 
-    async def _next_due(self, limit: int) -> list[Key]:
+    async def _next_due(self, limit: int) -> list[Due]:
         while True:
             if due := self._waiting.pop_due(limit):
-                return [key for key, _hash in due]
+                return due
             self._in_hand = []
             self._filled.clear()
             with suppress(TimeoutError):
@@ -222,10 +235,13 @@ class Router:
                 confirmed.append((key, item))
         return confirmed
 
-    async def _send(self, key: Key, item: OutboxItem | None) -> None:
+    async def _send(self, key: Key, item: OutboxItem | None, waited: float) -> None:
         latest = self._latest.get(key.source, 0)
         try:
-            await (self._ways.signal_item(item) if item else self._ways.signal_sweep(key.source))
+            with span(
+                "item changed" if item else "items wait", waited=waited, source=key.source, key=item and item.item_key
+            ):
+                await (self._ways.signal_item(item) if item else self._ways.signal_sweep(key.source))
         except (EvervecError, TemporalError) as error:
             self._not_sent(key, item, error)
         else:
@@ -239,10 +255,12 @@ class Router:
             self._calls.release()
 
     def _not_sent(self, key: Key, item: OutboxItem | None, error: Exception) -> None:
+        self.not_signalled += 1
         status = error.status if isinstance(error, RPCError) else None
         name = status.name if status else describe_error(error)
         if status in _ITS_OWN_FAULT:
-            _log.error("Temporal refused to start or signal a workflow", source=key.source, error=name)
+            about = {"key": item.item_key, "hash": item.content_hash} if item else {}
+            _log.error("Temporal refused to start or signal a workflow", source=key.source, error=name, **about)
             return  # an item is remembered as sent, and tried again more and more rarely
         self._sent.forget(key)
         if key not in self._waiting:

@@ -35,7 +35,7 @@ class Sweeps:
     def open(self) -> list[str]:
         """The sources whose sweeps were at work not long ago; of each that has work left, it is asked every second."""
         known_since = self._clock() - KNOWN_SECONDS
-        return [source for source, sweep in self._sweeps.items() if sweep.is_open and sweep.asked_at >= known_since]
+        return [source for source, sweep in [*self._sweeps.items()] if sweep.is_open and sweep.asked_at >= known_since]
 
     def is_news(self, source: str, version: int) -> bool:
         """Whether the sweep may not know of an item of this version, and may be told again."""

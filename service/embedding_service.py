@@ -49,6 +49,7 @@ class EmbeddingService:
         self._resources = AsyncExitStack()
         self._connecting = asyncio.Lock()
         self._temporal: Client | None = None
+        self._searchable = True
 
     @classmethod
     async def connect(cls, settings: Settings | None = None, source: str | None = None) -> Self:
@@ -121,11 +122,19 @@ class EmbeddingService:
         if not fits_workflow_id(self._instance, self._source, key):
             return await self._start_sweep(client)
         # That it is forced, the outbox says; said twice, it would be embedded twice.
-        await start_item_workflow(client, self._settings, self._instance, self._source, key, content_hash=None)
+        await start_item_workflow(
+            client,
+            self._settings,
+            self._instance,
+            self._source,
+            key,
+            content_hash=None,
+            searchable=self._searchable,
+        )
         return item_workflow_id(self._instance, self._source, key)
 
     async def _start_sweep(self, client: Client) -> str:
-        await start_sweep_workflow(client, self._settings, self._instance, self._source)
+        await start_sweep_workflow(client, self._settings, self._instance, self._source, searchable=self._searchable)
         return sweep_workflow_id(self._instance, self._source)
 
     async def get_embedding_status(self, workflow_id: str) -> WorkflowStatus:
@@ -170,6 +179,6 @@ class EmbeddingService:
         async with self._connecting:
             if self._temporal is None:
                 client = await connect(self._settings)
-                await ensure_search_attributes(client)
+                self._searchable = await ensure_search_attributes(client)
                 self._temporal = client
             return self._temporal

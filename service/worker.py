@@ -14,10 +14,13 @@ from activities.tally import Tally
 from db.connection import open_pool
 from db.items import Items
 from embedding.encoder import Encoder
+from evervec import metrics
 from evervec.errors import EvervecError
 from evervec.log import describe_error, get_logger
+from evervec.metrics_page import sdk_metrics, served
 from evervec.settings import Settings
 from evervec.temporal import connect, ensure_search_attributes
+from evervec.tracing import traced
 from workflows import all_workflows
 
 MAX_ACTIVITIES = 64
@@ -36,14 +39,15 @@ async def run_worker(settings: Settings) -> None:
 
     ServiceUnreachableError when PostgreSQL or Temporal does not answer at the start. Later the worker waits for them.
     """
-    async with running_worker(settings):
-        await asyncio.Event().wait()
+    with traced("evervec-worker"), served(settings.metrics_address, metrics.WORK):
+        async with running_worker(settings):
+            await asyncio.Event().wait()
 
 
 @asynccontextmanager
 async def running_worker(settings: Settings) -> AsyncIterator[None]:
     """A worker that works while the block runs; a fatal error of the worker ends the block."""
-    client = await connect(settings)
+    client = await connect(settings, sdk_metrics().runtime if settings.metrics_address else None)
     async with (
         open_pool(settings.database_conninfo, size=POOL_SIZE, application_name="evervec worker") as pool,
         Tally(Items(pool)) as tally,
@@ -54,9 +58,11 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
         await ensure_search_attributes(client)
         async with make_worker(client, settings, Items(pool), encoder, tally):
             log.info("worker ready", task_queue=settings.task_queue, temporal=settings.temporal_address)
+            metrics.READY.set(1)
             try:
                 yield
             finally:
+                metrics.READY.set(0)
                 log.info("worker stops", grace_seconds=GRACE.total_seconds(), truncated=encoder.truncated)
 
 

@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from evervec.messages import (
         GENERATE_ITEM_EMBEDDING,
         ITEM_CHANGED_SIGNAL,
+        ITEM_HELD_UP_SIGNAL,
         ITEM_STATUS_QUERY,
         ITEM_WORKFLOW,
         STATE_ATTRIBUTE,
@@ -22,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         ItemWorkflowState,
         ItemWorkflowStatus,
         Outcome,
+        StateShown,
     )
     from workflows.retries import HEARTBEAT_TIMEOUT, NO_SUCH_SOURCE, RETRY_POLICY
 
@@ -52,7 +54,7 @@ class ItemEmbeddingWorkflow:
         self._force = start.force_regenerate
         self._content_hash = start.content_hash
         self._rounds = start.rounds
-        self._state = start.state
+        self._state = self._shown = start.state
         self._last_outcome = start.last_outcome
         self._last_error = start.last_error
         self._gone = False
@@ -66,6 +68,11 @@ class ItemEmbeddingWorkflow:
         self._force = self._force or change.force_regenerate
         self._dirty = True
         self._active_at = workflow.time()
+
+    @workflow.signal(name=ITEM_HELD_UP_SIGNAL)
+    def item_held_up(self) -> None:
+        """The attempts of this round fail, and more follow: it is seen from outside that the item waits."""
+        self._show_state()
 
     @workflow.query(name=ITEM_STATUS_QUERY)
     def status(self) -> ItemWorkflowStatus:
@@ -118,6 +125,7 @@ class ItemEmbeddingWorkflow:
             self._give_up(error)
         if self._state is ItemWorkflowState.PENDING:
             self._force = self._force or force
+        self._show_state()
         self._rounds += 1
         self._active_at = workflow.time()
 
@@ -141,6 +149,7 @@ class ItemEmbeddingWorkflow:
             # what is left of this one may still write, which does no harm.
             self._dirty = True
             self._force = self._force or force
+            self._show_state()
             self._continue_as_new()
         return await activity
 
@@ -161,9 +170,14 @@ class ItemEmbeddingWorkflow:
         self._last_error = cause.message if isinstance(cause, ApplicationError) else type(cause).__name__
 
     def _set_state(self, state: ItemWorkflowState) -> None:
-        if state is not self._state:
-            self._state = state
-            workflow.upsert_search_attributes([STATE.value_set(state.value)])
+        self._state = state
+        if self._start.state_shown is StateShown.EACH:
+            self._show_state()
+
+    def _show_state(self) -> None:
+        if self._state is not self._shown and self._start.state_shown is not StateShown.NEVER:
+            self._shown = self._state
+            workflow.upsert_search_attributes([STATE.value_set(self._state.value)])
 
     def _continue_as_new(self) -> NoReturn:
         workflow.continue_as_new(
@@ -171,6 +185,7 @@ class ItemEmbeddingWorkflow:
                 source=self._start.source,
                 item_key=self._start.item_key,
                 idle_seconds=self._start.idle_seconds,
+                state_shown=self._start.state_shown,
                 dirty=self._dirty,
                 force_regenerate=self._force,
                 content_hash=self._content_hash,

@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
         SweepWorkflowInput,
         WaitingSourcesRequest,
         WaitingSourcesResult,
+        sweep_summary,
     )
     from workflows.retries import RETRY_POLICY
 
@@ -39,13 +40,15 @@ class EmbeddingSafetyNetWorkflow:
             retry_policy=RETRY_POLICY,
         )
         for source, workflow_id in waiting.sweeps.items():
+            attributes = TypedSearchAttributes([SearchAttributePair(SOURCE, source)])
             try:
                 await workflow.start_child_workflow(
                     SWEEP_WORKFLOW,
                     SweepWorkflowInput(source=source),
                     id=workflow_id,
                     parent_close_policy=ParentClosePolicy.ABANDON,
-                    search_attributes=TypedSearchAttributes([SearchAttributePair(SOURCE, source)]),
+                    search_attributes=attributes if start.searchable else None,
+                    static_summary=sweep_summary(source),
                 )
             except WorkflowAlreadyStartedError:
                 workflow.logger.debug("a sweep is open", extra={"source": source})

@@ -182,7 +182,7 @@ class LocalStack:
         environment = self._program_environment()
         self._programs = [
             Program("listener", self.data_dir, environment, partial(listener_listens, self.settings)),
-            Program("worker", self.data_dir, environment, partial(worker_polls, self.settings)),
+            Program("worker", self.data_dir, _with_next_port(environment), partial(worker_polls, self.settings)),
         ]
         if self._ui:
             self._programs.append(self._dashboard(environment))
@@ -230,3 +230,13 @@ class LocalStack:
                 await server.stop()
         self._lock.release()
         self._say("stopped")
+
+
+def _with_next_port(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a second process that is measured: it needs an address of its own."""
+    name = "EVERVEC_METRICS_ADDRESS"
+    address = environment.get(name)
+    if not address:
+        return {**environment}
+    host, _, port = address.rpartition(":")
+    return {**environment, name: f"{host}:{int(port) + 1}"}

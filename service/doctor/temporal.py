@@ -60,7 +60,11 @@ async def _namespace(client: Client) -> Check:
 async def _attributes(client: Client) -> Check:
     if await knows_search_attributes(client):
         return fine("search attributes", "EvervecSource and EvervecState are registered")
-    return fault("search attributes", "they are missing in the namespace", how_to_register(client.namespace))
+    return advice(
+        "search attributes",
+        "they are missing in the namespace: items and sweeps can't be listed by source and state",
+        how_to_register(client.namespace),
+    )
 
 
 async def _worker(client: Client, settings: Settings) -> Check:

@@ -1,19 +1,20 @@
-"""Records histories of the present version: `python -m tests.histories.record`."""
+"""Records histories of the present version: `python -m tests.histories.record [NAME…]`."""
 
 import asyncio
 import os
 import shutil
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from temporalio.client import WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 
 from evervec import __version__
 from evervec.errors import DimensionError, SourceNotFoundError
-from evervec.messages import ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
+from evervec.messages import ITEM_HELD_UP_SIGNAL, ItemEmbeddingRequest, ItemEmbeddingResult, Outcome
 from tests.integration.sweep_lab import SweepLab, sweep_lab, sweep_status
 from tests.integration.temporal_lab import (
     Handle,
@@ -26,6 +27,8 @@ from tests.integration.temporal_lab import (
     until_rounds,
 )
 from workflows.sweep import LANES
+
+Scenario = TypeVar("Scenario", bound=Callable[[Any], Awaitable[Handle]])
 
 FOLDER = Path(__file__).parent
 SUGGEST_CONTINUE_AS_NEW = "limit.historyCount.suggestContinueAsNew=150"
@@ -68,6 +71,40 @@ async def changes_during_a_round(bench: Lab) -> Handle:
     for _ in range(5):
         await bench.change(key, "embedded")
     await until_rounds(handle, 2)
+    return handle
+
+
+async def state_at_rest(bench: Lab) -> Handle:
+    """A state that is shown only when a round has ended with another one; the workflow runs still."""
+    key = new_key()
+    for rounds, change in enumerate(["embedded", "embedded", "failed", "embedded", "paused", "embedded"], start=1):
+        handle = await bench.change(key, change)
+        await until_rounds(handle, rounds)
+    return handle
+
+
+async def state_not_shown(bench: Lab) -> Handle:
+    """The same where the namespace does not know the attributes."""
+    key = new_key()
+    for rounds, change in enumerate(["embedded", "failed", "embedded"], start=1):
+        handle = await bench.change(key, change, searchable=False)
+        await until_rounds(handle, rounds)
+    return handle
+
+
+async def held_up(bench: Lab) -> Handle:
+    """A round that does not end, of which the activity tells; the workflow runs still."""
+    key = new_key()
+    handle = await bench.change(key, "embedded")
+    await until_rounds(handle, 1)
+    await bench.change(key, "stuck")
+    await until(lambda: len(bench.activity.requests) == 2)
+    await handle.signal(ITEM_HELD_UP_SIGNAL)
+
+    async def shown() -> bool:
+        return "pending" in str((await handle.describe()).typed_search_attributes)
+
+    await until(shown)
     return handle
 
 
@@ -220,6 +257,9 @@ async def safety_net(bench: SweepLab) -> Handle:
 SCENARIOS: list[Callable[[Lab], Awaitable[Handle]]] = [
     edits,
     changes_during_a_round,
+    state_at_rest,
+    state_not_shown,
+    held_up,
     gone,
     idle,
     cancelled,
@@ -236,8 +276,8 @@ SWEEPS: list[Callable[[SweepLab], Awaitable[Handle]]] = [
 ]
 
 
-async def record() -> None:
-    """Play every scenario and write its history."""
+async def record(names: Collection[str]) -> None:
+    """Play the scenarios of these names, or all, and write their histories."""
     folder = FOLDER / __version__
     folder.mkdir(exist_ok=True)
     beside = Path(sys.executable).with_name("temporal")
@@ -246,12 +286,16 @@ async def record() -> None:
         dev_server_extra_args=["--dynamic-config-value", SUGGEST_CONTINUE_AS_NEW],
     ) as environment:
         address = environment.client.service_client.config.target_host
-        for scenario in SCENARIOS:
+        for scenario in _named(SCENARIOS, names):
             async with lab(address, as_the_hash_says) as bench:
                 _write(folder / f"{scenario.__name__}.json", await (await scenario(bench)).fetch_history())
-        for sweep in SWEEPS:
+        for sweep in _named(SWEEPS, names):
             async with sweep_lab(address) as sweeps:
                 _write(folder / f"{sweep.__name__}.json", await (await sweep(sweeps)).fetch_history())
+
+
+def _named(scenarios: Iterable[Scenario], names: Collection[str]) -> list[Scenario]:
+    return [scenario for scenario in scenarios if not names or scenario.__name__ in names]
 
 
 def _write(path: Path, history: WorkflowHistory) -> None:
@@ -261,4 +305,4 @@ def _write(path: Path, history: WorkflowHistory) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(record())
+    asyncio.run(record(sys.argv[1:]))

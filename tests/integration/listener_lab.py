@@ -17,7 +17,8 @@ from temporalio.service import RPCError
 from evervec.schedule import schedule_id
 from evervec.settings import Settings
 from evervec.temporal import item_workflow_id, sweep_is_open
-from listener.daemon import Listener, Role
+from listener.daemon import Listener
+from listener.status import Role
 from service.worker import running_worker
 
 TABLE = """

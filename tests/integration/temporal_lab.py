@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from google.protobuf.duration_pb2 import Duration
 from temporalio import activity
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from evervec.messages import (
@@ -67,10 +70,17 @@ class Lab:
     settings: Settings
     activity: FakeActivity
 
-    async def change(self, key: str, content_hash: str, *, force: bool = False) -> Handle:
+    async def change(self, key: str, content_hash: str, *, force: bool = False, searchable: bool = True) -> Handle:
         """Tell the item's workflow that the item changed, as the listener does."""
         return await start_item_workflow(
-            self.client, self.settings, INSTANCE, SOURCE, key, content_hash=content_hash, force=force
+            self.client,
+            self.settings,
+            INSTANCE,
+            SOURCE,
+            key,
+            content_hash=content_hash,
+            force=force,
+            searchable=searchable,
         )
 
     async def change_impatient(self, key: str, content_hash: str, idle_seconds: float) -> Handle:
@@ -94,6 +104,27 @@ async def lab(address: str, answer: Answer = embedded, *, idle_seconds: int = 36
     fake = FakeActivity(answer)
     async with Worker(client, task_queue=settings.task_queue, workflows=all_workflows(), activities=[fake.generate]):
         yield Lab(client, settings, fake)
+
+
+async def new_namespace(address: str) -> Client:
+    """A client of a namespace in which nothing is registered."""
+    name = f"test-{uuid.uuid4().hex}"
+    client = await connect(Settings(temporal_address=address, temporal_namespace=name))
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=24 * 3600))
+    )
+
+    async def known() -> bool:
+        try:
+            await client.count_workflows()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    await until(known)
+    return client
 
 
 def new_key() -> str:

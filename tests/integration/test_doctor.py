@@ -18,7 +18,7 @@ from tests.integration.commands import Cli, CommandProcess
 from tests.integration.doctor_lab import TABLE, WATCH, advised, checks_of, found
 from tests.integration.pipeline import Site, until
 from tests.integration.pooler import transaction_pooler
-from tests.integration.test_temporal_client import new_namespace
+from tests.integration.temporal_lab import new_namespace
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ async def test_a_namespace_that_is_not_there(site: Site) -> None:
 async def test_search_attributes_that_are_missing(site: Site, temporal_address: str) -> None:
     client = await new_namespace(temporal_address)
     settings = site.changed(temporal_namespace=client.namespace)
-    await found(settings, "search attributes", "missing", "temporal operator search-attribute create")
+    await advised(settings, "search attributes", "missing", "temporal operator search-attribute create")
 
 
 async def test_no_worker_and_no_safety_net(site: Site) -> None:

@@ -219,6 +219,10 @@ def test_openvino_gives_torchs_vectors_and_leaves_the_models_folder_alone(tmp_pa
     assert cosines(embedder.encode(texts, ""), torch.encode(texts, "")).min() > 0.999
     assert cosines(embedder.encode(texts, "query: "), torch.encode(texts, "query: ")).min() > 0.999
     assert embedder.truncated == torch.truncated == 2
+    tokens = embedder.tokens
+    assert tokens == torch.tokens > 1_000
+    embedder.encode(["ladder"], "")
+    assert embedder.tokens == tokens + 3  # with those of beginning and end
     assert sorted(path.name for path in Path(MINILM.name).rglob("*")) == before
     [kept] = tmp_path.glob("evervec/*/model.xml")
     written = kept.stat().st_mtime_ns

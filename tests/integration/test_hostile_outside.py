@@ -17,7 +17,7 @@ from tests.integration.commands import CommandProcess
 from tests.integration.contract import ITEMS, connect, run, value
 from tests.integration.hostile import CANARY, NAMES, PREDICATES, TEXTS, UNTOUCHED, generated, hostile, payloads
 from tests.integration.pipeline import Site, new_table, until
-from tests.integration.test_temporal_client import new_namespace
+from tests.integration.temporal_lab import new_namespace
 
 PAYLOADS = 400
 NO_TEXT = "an argument or a variable of the environment is no UTF-8"

@@ -33,7 +33,7 @@ embedder = load_embedder(ModelSpec(folder, "", 384, ""), Settings(backend="openv
 found = [embedder.encode(json.load(open(texts)), prompt) for prompt in ("", "query: ")]
 np.save(vectors, np.concatenate(found))
 heavy = sorted({"torch", "sentence_transformers", "transformers"} & set(sys.modules))
-print(json.dumps([embedder.truncated, embedder.dimension, heavy]))
+print(json.dumps([embedder.truncated, embedder.tokens, embedder.dimension, heavy]))
 """
 
 
@@ -84,9 +84,9 @@ def test_the_second_start_imports_no_torch_and_gives_the_same_vectors(
     texts.write_text(json.dumps(TEXTS))
     command = [sys.executable, "-c", START, str(folder), str(settings.model_cache), str(texts), str(vectors)]
     output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    truncated, dimension, heavy = json.loads(output.splitlines()[-1])
+    truncated, tokens, dimension, heavy = json.loads(output.splitlines()[-1])
     assert heavy == []
-    assert (truncated, dimension) == (embedder.truncated, embedder.dimension)
+    assert (truncated, tokens, dimension) == (embedder.truncated, embedder.tokens, embedder.dimension)
     assert truncated > 0
     found = np.load(vectors)
     assert found.dtype == np.float32

@@ -14,7 +14,8 @@ from db.outbox import Outbox
 from evervec.errors import ConfigurationError, ServiceUnreachableError
 from evervec.schedule import EVERY, schedule_id
 from listener import daemon, standby
-from listener.daemon import Listener, Role, run_listener
+from listener.daemon import Listener, run_listener
+from listener.status import Role
 from tests.integration.listener_lab import WATCH, Lab, Proxy, eventually, settings_of
 
 BELL = """
@@ -96,7 +97,7 @@ async def test_the_safety_net_is_made_and_kept_up_to_date(lab: Lab) -> None:
 async def test_a_server_without_schedules_is_told_of_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [RPCError("later", RPCStatusCode.INTERNAL, b""), RPCError("never", RPCStatusCode.UNIMPLEMENTED, b"")]
 
-    async def refuse(*_: object) -> None:
+    async def refuse(*_: object, **_options: object) -> None:
         raise answers.pop(0)
 
     monkeypatch.setattr("listener.lanes.ensure_schedule", refuse)

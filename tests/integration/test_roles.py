@@ -41,6 +41,7 @@ ALLOWED = {
         "fill_page",
         "census_page",
         "count_outbox",
+        "outbox_depth",
         "diagnose",
         "diagnose_sources",
     },

@@ -24,6 +24,7 @@ FUNCTIONS = {
         "fill_page",
         "hush",
         "instance_id",
+        "outbox_depth",
         "pending_among",
         "pending_items",
         "waiting_items",

@@ -17,7 +17,7 @@ from evervec.temporal import start_sweep_workflow
 from tests.integration.pipeline import DESTINATIONS, WAIT_SECONDS, Site, Table, new_table, until
 from tests.integration.program import Program, programs
 from tests.integration.sweep_lab import sweep_status
-from tests.integration.test_temporal_client import new_namespace
+from tests.integration.temporal_lab import new_namespace
 
 CANARY = f"CANARY-{uuid.uuid4().hex}"
 FINE, CHECKED, TRIGGERED, POISONED = 1, 2, 3, 4

@@ -21,7 +21,7 @@ from tests.integration.temporal_lab import (
     until_rounds,
 )
 
-EVENT_BUDGET = 14
+EVENT_BUDGET = 10
 
 
 async def test_a_change_is_embedded_and_told_by_query(temporal_address: str) -> None:
@@ -92,6 +92,18 @@ async def test_states_can_be_listed(temporal_address: str) -> None:
         outcome = Outcome.PAUSED
         await bench.change(key, "hash-3")
         await until(lambda: listed_as(ItemWorkflowState.PENDING))
+
+
+async def test_a_workflow_says_in_a_line_what_it_is_for(temporal_address: str) -> None:
+    async with lab(temporal_address) as bench:
+        key = f"<script>alert(1)</script>\n{new_key()}{'ü' * 200}"
+        handle = await bench.change(key, "hash-1")
+        description = await handle.describe()
+        summary = await description.static_summary()
+        assert summary is not None
+        assert summary.startswith(f"keeps item <script>alert(1)</script> {key.split()[1][:32]}")
+        assert summary.endswith("…")
+        assert "evervec item" in (await description.static_details() or "")
 
 
 async def test_it_ends_when_the_item_is_gone_and_a_later_change_starts_it_again(temporal_address: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 from temporalio.client import Client
 
 from cli.stack.temporal import TemporalServer
+from tests.integration.scrape_lab import free_neighbours, scrape
 
 COME_UP_SECONDS = 90.0
 STOP_SECONDS = 60.0
@@ -201,9 +202,12 @@ async def test_uses_the_servers_that_the_environment_names(
     start: Callable[..., Up], database: str, temporal: TemporalServer
 ) -> None:
     variables = {"EVERVEC_DATABASE_URL": database, "EVERVEC_TEMPORAL_ADDRESS": temporal.address}
-    up = start(**variables, EVERVEC_MODEL="nobody/has-this-model").ready()
+    first, second = free_neighbours()
+    up = start(**variables, EVERVEC_MODEL="nobody/has-this-model", EVERVEC_METRICS_ADDRESS=first).ready()
     assert up.environment().items() >= variables.items()
     assert set(up.children()) == {"listener", "worker", "dashboard"}
+    assert "evervec_listener_role" in await scrape(first)
+    assert "evervec_worker_ready" in await scrape(second)
     assert up.stop() == 0
     assert await Client.connect(temporal.address)
 

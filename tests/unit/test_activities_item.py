@@ -302,5 +302,7 @@ async def test_logs_name_the_item_and_not_its_text() -> None:
         ("item not embedded", "warning"),
         ("item waits", "info"),
     ]
-    assert all((entry["source"], entry["key"]) == ("items", "1") and "ms" in entry for entry in logs)
+    names = ("source", "key", "hash", "workflow")
+    assert {tuple(entry[name] for name in names) for entry in logs} == {("items", "1", "new", "test")}
+    assert all("ms" in entry for entry in logs)
     assert CANARY not in str(logs)

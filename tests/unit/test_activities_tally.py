@@ -15,6 +15,7 @@ from db.work import Work
 from evervec.errors import DatabaseError
 from evervec.latency import LATENCY_BUCKETS, LATENCY_COUNTS, latency_bucket
 from evervec.messages import Outcome
+from evervec.metrics import Lane
 
 
 class FakeHistory:
@@ -55,9 +56,10 @@ async def test_outcomes_become_sums() -> None:
     outcomes = {str(number): outcome for number, outcome in enumerate(Outcome)}
     queued_at = time.monotonic() - 0.6
     async with tally_for(history) as sums:
-        sums.stored("items", [WriteBack(key, 1, queued_at=queued_at) for key in outcomes], outcomes)
-        sums.stored("items", [WriteBack("x", None)], {"x": Outcome.EMBEDDED})  # was not in the outbox: no latency
-        sums.given_up("others", 2)
+        sums.stored("items", Lane.LIVE, [WriteBack(key, 1, queued_at=queued_at) for key in outcomes], outcomes)
+        # It was not in the outbox: there is no latency.
+        sums.stored("items", Lane.LIVE, [WriteBack("x", None)], {"x": Outcome.EMBEDDED})
+        sums.failed("others", Lane.SWEEP, attempts=3, given_up=2)
     latency = [0] * LATENCY_COUNTS
     latency[latency_bucket(0.6)] = 1
     assert history.told == [{"items": Work(embedded=2, skipped=3, failed=0, latency=latency), "others": Work(failed=2)}]
@@ -68,7 +70,7 @@ async def test_it_tells_now_and_then_and_not_of_nothing(monkeypatch: pytest.Monk
     history = FakeHistory()
     async with tally_for(history) as sums:
         for number in range(1, 3):
-            sums.given_up("items", number)
+            sums.failed("items", Lane.LIVE, attempts=1, given_up=number)
             async with asyncio.timeout(30):
                 await history.asked.wait()
             history.asked.clear()
@@ -84,10 +86,10 @@ async def test_a_database_that_takes_nothing_is_complained_of_once(monkeypatch: 
         async with tally_for(history) as sums:
             async with asyncio.timeout(30):
                 while history.attempts < 3:
-                    sums.given_up("items", 1)
+                    sums.failed("items", Lane.LIVE, attempts=1, given_up=1)
                     await asyncio.sleep(0.001)
             history.error = None
-            sums.given_up("items", 5)
+            sums.failed("items", Lane.LIVE, attempts=5, given_up=5)
     assert [(line["event"], line["error"]) for line in logs] == [
         ("what was done could not be recorded", "DatabaseError [42883]")
     ]
@@ -100,5 +102,5 @@ async def test_a_stop_does_not_wait_long_for_a_database_that_does_not_answer(mon
     history.stuck = True
     async with asyncio.timeout(30):
         async with tally_for(history) as sums:
-            sums.given_up("items", 1)
+            sums.failed("items", Lane.LIVE, attempts=1, given_up=1)
     assert history.attempts == 1

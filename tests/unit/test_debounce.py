@@ -19,6 +19,11 @@ def debouncer(clock: Clock, *, window: float = WINDOW, longest: float = LONGEST,
     return Debouncer(window, longest, capacity, clock)
 
 
+def popped(items: Debouncer, limit: int) -> list[tuple[Key, str | None]]:
+    """What is taken out: keys and last hashes."""
+    return [(due.key, due.content_hash) for due in items.pop_due(limit)]
+
+
 def test_an_item_is_due_when_it_was_quiet_for_the_window() -> None:
     clock = Clock()
     items = debouncer(clock)
@@ -26,9 +31,9 @@ def test_an_item_is_due_when_it_was_quiet_for_the_window() -> None:
     clock.now = 0.0625
     items.put(A, "2")
     clock.now = 0.125
-    assert items.pop_due(10) == []
+    assert popped(items, 10) == []
     clock.now = 0.1875
-    assert items.pop_due(10) == [(A, "2")]
+    assert popped(items, 10) == [(A, "2")]
     assert len(items) == 0
     assert items.due_in() is None
 
@@ -39,17 +44,27 @@ def test_an_item_that_is_never_quiet_is_due_after_the_longest_wait() -> None:
     for step in range(20):
         clock.now = step / 20
         items.put(A, str(step))
-        assert items.pop_due(10) == []
+        assert popped(items, 10) == []
     clock.now = 1.0
     items.put(A, "last")
-    assert items.pop_due(10) == [(A, "last")]
+    assert popped(items, 10) == [(A, "last")]
+
+
+def test_what_is_due_tells_how_long_it_has_waited() -> None:
+    clock = Clock()
+    items = debouncer(clock)
+    items.put(A, "1")
+    clock.now = 0.0625
+    items.put(A, "2")
+    clock.now = 0.25
+    assert [due.waited for due in items.pop_due(10)] == [0.25]
 
 
 def test_nothing_waits_without_a_window() -> None:
     items = debouncer(Clock(), window=0, longest=0)
     items.put(A, "1")
     assert items.due_in() == 0
-    assert items.pop_due(10) == [(A, "1")]
+    assert popped(items, 10) == [(A, "1")]
 
 
 def test_due_in_tells_the_one_timer_when_to_ring() -> None:
@@ -83,7 +98,7 @@ def test_what_is_dropped_is_forgotten() -> None:
     items.drop(A)
     items.drop(A)
     clock.now = 1
-    assert items.pop_due(10) == [(B, "1")]
+    assert popped(items, 10) == [(B, "1")]
 
 
 def test_no_more_are_taken_than_asked_for() -> None:
@@ -92,8 +107,8 @@ def test_no_more_are_taken_than_asked_for() -> None:
     for key in (A, B):
         items.put(key, "1")
     clock.now = 1
-    assert items.pop_due(1) == [(A, "1")]
-    assert items.pop_due(1) == [(B, "1")]
+    assert popped(items, 1) == [(A, "1")]
+    assert popped(items, 1) == [(B, "1")]
 
 
 def test_seeing_a_waiting_item_again_does_not_hold_it_back() -> None:
@@ -103,7 +118,7 @@ def test_seeing_a_waiting_item_again_does_not_hold_it_back() -> None:
     clock.now = 0.0625
     items.see(A, "1", seen_at=0.0625)
     clock.now = 0.1
-    assert items.pop_due(10) == [(A, "1")]
+    assert popped(items, 10) == [(A, "1")]
 
 
 def test_seeing_another_hash_is_a_change_that_was_not_heard_of() -> None:
@@ -113,9 +128,9 @@ def test_seeing_another_hash_is_a_change_that_was_not_heard_of() -> None:
     clock.now = 0.0625
     items.see(A, "2", seen_at=0.0625)
     clock.now = 0.125
-    assert items.pop_due(10) == []
+    assert popped(items, 10) == []
     clock.now = 0.1875
-    assert items.pop_due(10) == [(A, "2")]
+    assert popped(items, 10) == [(A, "2")]
 
 
 def test_what_was_seen_before_the_last_change_is_old_news() -> None:
@@ -125,7 +140,7 @@ def test_what_was_seen_before_the_last_change_is_old_news() -> None:
     items.put(A, "2")
     items.see(A, "1", seen_at=0.03125)
     clock.now = 1
-    assert items.pop_due(10) == [(A, "2")]
+    assert popped(items, 10) == [(A, "2")]
 
 
 def test_each_source_is_counted() -> None:
@@ -168,6 +183,6 @@ def test_it_behaves_like_a_list_that_is_searched(steps: list[tuple[int, str, str
         due = {k: h for k, (first, last, h) in model.items() if min(last + window, first + longest) <= clock.now}
         ends = [min(last + window, first + longest) for first, last, _ in model.values()]
         assert items.due_in() == (max(0, min(ends) - clock.now) if ends else None)
-        assert dict(items.pop_due(100)) == due
+        assert dict(popped(items, 100)) == due
         model = {k: v for k, v in model.items() if k not in due}
         assert len(items) == items.count("items") == len(model) <= capacity

@@ -28,7 +28,7 @@ class FakeEmbedder:
 
     def __init__(self, *, gated: bool = False) -> None:
         self.dimension = 4
-        self.truncated = 0
+        self.truncated = self.tokens = 0
         self.steps: list[list[str]] = []
         self.threads: set[int] = set()
         self.gate = threading.Semaphore(0 if gated else 1_000_000)
