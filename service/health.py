@@ -1,6 +1,6 @@
 """Whether Temporal answers, and who works on the task queue."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from temporalio.api.enums.v1 import TaskQueueType
@@ -10,6 +10,9 @@ from temporalio.client import Client
 
 from evervec.settings import Settings
 from evervec.temporal import ASK_TIMEOUT, unreachable_if_away
+
+POLL_AGE = timedelta(seconds=75)
+"""A worker asks for work at least once a minute; the server lists one that is gone for some minutes more."""
 
 
 class Poller(NamedTuple):
@@ -21,19 +24,20 @@ class Poller(NamedTuple):
 
 
 async def workers(client: Client, settings: Settings) -> list[Poller]:
-    """Who has asked for activities of the task queue in the last minutes, the latest first.
+    """Who asks for work on the task queue, the latest first.
 
     ServiceUnreachableError when Temporal is away.
     """
     request = DescribeTaskQueueRequest(
         namespace=settings.temporal_namespace,
         task_queue=TaskQueue(name=settings.task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     )
     with unreachable_if_away(client):
         found = await client.workflow_service.describe_task_queue(request, timeout=ASK_TIMEOUT)
     pollers = [Poller(one.identity, one.last_access_time.ToDatetime(UTC)) for one in found.pollers]
-    return sorted(pollers, key=lambda poller: poller.seen_at, reverse=True)
+    since = datetime.now(UTC) - POLL_AGE
+    return sorted((one for one in pollers if one.seen_at > since), key=lambda one: one.seen_at, reverse=True)
 
 
 async def temporal_version(client: Client) -> str:

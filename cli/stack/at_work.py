@@ -4,14 +4,12 @@ import asyncio
 from http.client import HTTPConnection, HTTPException
 
 import psycopg
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.service import RPCError
 
 from evervec import temporal
 from evervec.errors import ServiceUnreachableError
 from evervec.settings import Settings
+from service.health import workers
 
 
 async def listener_listens(settings: Settings) -> bool:
@@ -29,14 +27,8 @@ async def listener_listens(settings: Settings) -> bool:
 
 async def worker_polls(settings: Settings) -> bool:
     """Whether a worker asks Temporal for work on the task queue."""
-    request = DescribeTaskQueueRequest(
-        namespace=settings.temporal_namespace,
-        task_queue=TaskQueue(name=settings.task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
-    )
     try:
-        client = await temporal.connect(settings)
-        return bool((await client.workflow_service.describe_task_queue(request)).pollers)
+        return bool(await workers(await temporal.connect(settings), settings))
     except (RPCError, ServiceUnreachableError):
         return False
 

@@ -1,11 +1,8 @@
 """Temporal: namespace, search attributes, workers on the task queue, and the safety net's schedule."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -15,9 +12,7 @@ from evervec.schedule import schedule_id
 from evervec.settings import Settings
 from evervec.temporal import connect, how_to_register, knows_search_attributes, unreachable_if_away
 from service.doctor.check import Check, advice, fault, fine
-
-POLL_AGE = timedelta(seconds=75)
-"""A worker asks for work at least once a minute."""
+from service.health import workers
 
 
 async def check_temporal(settings: Settings, instance: str | None) -> AsyncIterator[Check]:
@@ -68,18 +63,10 @@ async def _attributes(client: Client) -> Check:
 
 
 async def _worker(client: Client, settings: Settings) -> Check:
-    queue = await client.workflow_service.describe_task_queue(
-        DescribeTaskQueueRequest(
-            namespace=client.namespace,
-            task_queue=TaskQueue(name=settings.task_queue),
-            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-        )
-    )
-    since = datetime.now(UTC) - POLL_AGE
     # One poller is listed for each worker.
-    workers = {poller.identity for poller in queue.pollers if poller.last_access_time.ToDatetime(UTC) > since}
-    if workers:
-        return fine("worker", f"{len(workers)} at work on the task queue {settings.task_queue!r}")
+    found = {poller.identity for poller in await workers(client, settings)}
+    if found:
+        return fine("worker", f"{len(found)} at work on the task queue {settings.task_queue!r}")
     return fault(
         "worker",
         f"none asks for work on the task queue {settings.task_queue!r}",
