@@ -1,5 +1,6 @@
 """The one place that speaks evervec's SQL: functions and tables of the schema evervec (docs/sql.md)."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,6 +109,8 @@ def failures(using: str, names: Sequence[str], limit: int) -> list[dict[str, Any
 def explanations(using: str, source: str, keys: Sequence[str]) -> dict[str, Explanation]:
     """What the database knows of each of the items, by their keys."""
     rows = _rows(using, EXPLANATIONS, [list(keys), source])
+    for row in rows:
+        row["outbox"] = row["outbox"] and json.loads(row["outbox"])  # Django leaves jsonb as text
     return {row["item_key"]: Explanation(**row) for row in rows}
 
 

@@ -220,7 +220,7 @@ def _is_ours(app_label: str, schema_editor: Any, **hints: Any) -> bool:
 
 def _operations_before(operation: Operation, connection: Any) -> Iterator[Operation]:
     """The operations of all migrations that come before this one; a loader makes migrations anew, not what they hold."""
-    loader = MigrationLoader(connection, ignore_no_initial=True)
+    loader = MigrationLoader(connection, ignore_no_migrations=True)
     for key, migration in loader.graph.nodes.items():
         if any(made is operation for made in migration.operations):
             for earlier in loader.graph.forwards_plan(key):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from django.db import models
 from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode, TLSConfig
 
 from django_evervec import conf, contract
@@ -145,6 +146,8 @@ class EmbeddingTemporalService:
                     namespace=conf.text("EVERVEC_TEMPORAL_NAMESPACE") or "",
                     api_key=conf.text("EVERVEC_TEMPORAL_API_KEY"),
                     tls=_tls(),
+                    # Not the default one: that does not work in a process forked from one that has used it.
+                    runtime=Runtime(telemetry=TelemetryConfig()),
                 )
         return self._client
 

@@ -17,6 +17,7 @@ import django
 import psycopg
 import pytest
 from django.core.management import call_command
+from django.test import Client
 from django.test.utils import setup_test_environment, teardown_test_environment
 
 REPOSITORY = Path(__file__).parents[3]
@@ -92,3 +93,14 @@ def empty_tables() -> Iterator[None]:
     for model in (Item, Note, Poem):
         model.objects.all().delete()
     yield
+
+
+@pytest.fixture
+def admin() -> Client:
+    """A browser's session of somebody who may do everything."""
+    from django.contrib.auth.models import User  # noqa: PLC0415 - as above
+
+    User.objects.filter(username="admin").delete()
+    client = Client()
+    client.force_login(User.objects.create_superuser("admin", password="admin"))
+    return client

@@ -1,7 +1,6 @@
 """Whoever writes the table, and however: each row's vector is soon that of its content."""
 
 import pytest
-from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.test import Client
 from items.models import Item
@@ -83,11 +82,3 @@ def test_what_becomes_inactive_or_blank_is_not_embedded() -> None:
     item("Well").save()
     assert_right(fresh=1)
     assert [one.name for one in Item.objects.exclude(embedding=None)] == ["Well"]
-
-
-@pytest.fixture
-def admin() -> Client:
-    User.objects.filter(username="admin").delete()
-    client = Client()
-    client.force_login(User.objects.create_superuser("admin"))
-    return client

@@ -1,0 +1,126 @@
+"""Migrations forward, back and forward again, on a database of their own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connections, transaction
+from django_evervec.checks import check_dimensions
+from django_evervec.triggers import sql_for_a_transaction
+from pytest import CaptureFixture
+
+from tests.things.models import Poem
+
+SCHEMA = """
+SELECT 'column', table_schema || '.' || table_name, column_name || ' ' || udt_name || ' ' || is_nullable
+FROM information_schema.columns WHERE table_schema IN ('public', 'evervec')
+UNION ALL
+SELECT 'dimension', attrelid::regclass::text, attname || ' ' || format_type(atttypid, atttypmod)
+FROM pg_attribute WHERE atttypid = to_regtype('vector') AND NOT attisdropped AND attrelid::regclass::text !~ 'poem_nearest'
+UNION ALL
+SELECT 'index', tablename, indexdef FROM pg_indexes WHERE schemaname IN ('public', 'evervec')
+UNION ALL
+SELECT 'trigger', tgrelid::regclass::text, regexp_replace(tgname, '\\d+', '') FROM pg_trigger
+UNION ALL
+SELECT 'source', name, concat_ws(' ', relation::text, text_columns, required_columns, active, destination, model, dimension)
+FROM evervec.source
+ORDER BY 1, 2, 3
+"""
+OBJECTS = "SELECT relname FROM pg_class WHERE relname ~ '^(things|items)_' ORDER BY 1"
+
+
+@pytest.fixture(autouse=True)
+def scratch() -> Iterator[Any]:
+    with connections["scratch"].cursor() as cursor:
+        yield cursor
+    migrate("zero")
+    with connections["scratch"].cursor() as cursor:
+        cursor.execute("DROP SCHEMA IF EXISTS evervec CASCADE")
+    connections["scratch"].close()
+
+
+def migrate(target: str) -> None:
+    call_command("migrate", "things", target, database="scratch", verbosity=0)
+
+
+def rows(cursor: Any, statement: str) -> list[tuple[Any, ...]]:
+    cursor.execute(statement)
+    return list(cursor.fetchall())
+
+
+def test_the_models_are_what_the_migrations_make() -> None:
+    call_command("makemigrations", check=True, dry_run=True, verbosity=1)
+
+
+def test_forward_back_and_forward_again(scratch: Any) -> None:
+    migrate("0002")
+    first = rows(scratch, SCHEMA)
+    assert ("source", "things_poem") in {row[:2] for row in first}
+    migrate("zero")
+    assert rows(scratch, "SELECT FROM pg_namespace WHERE nspname = 'evervec'") == []
+    assert rows(scratch, OBJECTS) == []
+    migrate("0002")
+    assert rows(scratch, SCHEMA) == first
+
+
+def test_step_by_step_it_is_the_same_schema(scratch: Any) -> None:
+    migrate("0001")
+    before = rows(scratch, SCHEMA)
+    migrate("0002")
+    assert rows(scratch, SCHEMA) != before
+    migrate("0001")
+    assert rows(scratch, SCHEMA) == before
+
+
+def test_another_dimension_clears_the_vectors_and_fires_again(scratch: Any) -> None:
+    migrate("0001")
+    scratch.execute("INSERT INTO things_poem (text) VALUES ('Roses'), ('Violets')")
+    scratch.execute(
+        "UPDATE things_poem SET embedding = array_fill(0.5, ARRAY[8])::vector, embedding_hash = 'that of 8 dimensions'"
+    )
+    scratch.execute("DELETE FROM evervec.outbox")
+    scratch.execute("UPDATE evervec.source SET filling = false")
+    [(index,)] = rows(scratch, "SELECT indexdef FROM pg_indexes WHERE indexname = 'poem_nearest'")
+    migrate("0002")
+    assert rows(scratch, "SELECT DISTINCT embedding FROM things_poem") == [(None,)]
+    assert rows(scratch, "SELECT filling, dimension FROM evervec.source WHERE name = 'things_poem'") == [(True, 16)]
+    assert rows(scratch, "SELECT enqueued FROM evervec.fill_page(100) WHERE source = 'things_poem'") == [(2,)]
+    assert rows(scratch, "SELECT indexdef FROM pg_indexes WHERE indexname = 'poem_nearest'") == [(index,)]
+
+
+def test_a_dimension_that_differs_from_the_field_is_found(scratch: Any) -> None:
+    assert check_dimensions(["scratch"]) == []  # nothing is there
+    migrate("0001")
+    [warning] = check_dimensions(["scratch"])
+    assert warning.id == "evervec.W001"
+    assert warning.obj is Poem
+    assert warning.msg == "things.Poem.embedding has 16 dimensions, its source 8"
+    migrate("0002")
+    assert check_dimensions(["scratch"]) == []
+
+
+def test_the_settings_of_the_migrations_transaction_are_left_alone(scratch: Any) -> None:
+    settings = "SELECT current_setting('search_path'), current_setting('client_min_messages'), current_setting('role')"
+    before = rows(scratch, settings)
+    with transaction.atomic(using="scratch"):
+        scratch.execute(sql_for_a_transaction(), None)
+        assert rows(scratch, settings) == before
+    assert rows(scratch, "SELECT count(*) FROM evervec.instance") == [(1,)]
+
+
+def test_what_others_watch_is_not_uninstalled(scratch: Any) -> None:
+    migrate("0002")
+    scratch.execute("CREATE TABLE of_others (id int PRIMARY KEY, body text)")
+    scratch.execute("SELECT evervec.watch('of_others', '{body}', model => 'stub:8')")
+    migrate("zero")
+    assert rows(scratch, "SELECT name FROM evervec.source") == [("of_others",)]
+    scratch.execute("SELECT evervec.uninstall()")
+    scratch.execute("DROP TABLE of_others")
+
+
+def test_sqlmigrate_shows_what_is_run(capsys: CaptureFixture[str]) -> None:
+    call_command("sqlmigrate", "things", "0001", database="scratch", no_color=True)
+    shown = capsys.readouterr().out
+    assert "CREATE SCHEMA IF NOT EXISTS evervec" in shown
+    assert "evervec.watch('\"things_note\"'::regclass, '{heading,body}'::name[]" in shown
