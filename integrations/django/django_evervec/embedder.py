@@ -49,15 +49,21 @@ def _by_dashboard(address: str, source: Source, texts: list[str]) -> list[list[f
         f"{address.rstrip('/')}/api/embed", json.dumps({"source": source.name, "texts": texts}).encode(), headers
     )
     try:
-        with urllib.request.urlopen(request, timeout=conf.number("EVERVEC_DASHBOARD_TIMEOUT")) as answer:  # noqa: S310
-            vectors: list[list[float]] = json.load(answer)["embeddings"]
+        with urllib.request.urlopen(request, timeout=conf.number("EVERVEC_DASHBOARD_TIMEOUT")) as reply:  # noqa: S310
+            answer = json.load(reply)
+            model, vectors = str(answer["model"]), list(answer["embeddings"])
     except urllib.error.HTTPError as error:
         advice = ": check EVERVEC_DASHBOARD_TOKEN" if error.code in (401, 403) else f": {_reason(error)}"
         raise EmbedderUnavailableError(f"evervec's dashboard at {address} answers {error.code}{advice}") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise EmbedderUnavailableError(
             f"evervec's dashboard does not answer at {address} ({error}): start it, or check EVERVEC_DASHBOARD_URL"
         ) from error
+    if model != source.model_label:
+        raise EmbedderUnavailableError(
+            f"evervec's dashboard at {address} embeds {source.name!r} with {model!r}, this database with "
+            f"{source.model_label!r}: check that EVERVEC_DASHBOARD_URL is the dashboard of this database"
+        )
     return vectors
 
 

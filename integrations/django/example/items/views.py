@@ -16,7 +16,7 @@ def index(request: HttpRequest) -> HttpResponse:
     items = Item.objects.filter(active=True).order_by("-created_at", "-pk")[:NUMBER]
     if query:
         try:
-            items = list(find_similar_items(query, NUMBER))
+            items = list(find_similar_items(query, NUMBER, model=Item))
         except EmbedderUnavailableError as unavailable:
             items, error = [], str(unavailable)
     return render(request, "items/index.html", {"items": items, "query": query, "error": error})
