@@ -53,7 +53,8 @@ def _by_dashboard(address: str, source: Source, texts: list[str]) -> list[list[f
             answer = json.load(reply)
             model, vectors = str(answer["model"]), list(answer["embeddings"])
     except urllib.error.HTTPError as error:
-        advice = ": check EVERVEC_DASHBOARD_TOKEN" if error.code in (401, 403) else f": {_reason(error)}"
+        with error:
+            advice = ": check EVERVEC_DASHBOARD_TOKEN" if error.code in (401, 403) else f": {_reason(error)}"
         raise EmbedderUnavailableError(f"evervec's dashboard at {address} answers {error.code}{advice}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EmbedderUnavailableError(
