@@ -17,8 +17,9 @@ from django_evervec.sources import embedded
 
 
 class EmbeddingStateFilter(admin.SimpleListFilter):
-    """Fresh, stale or failed, as the outbox has it: what was edited while triggers were off counts as fresh until the
-    next walk over the table finds it.
+    """Fresh, stale or failed, as the outbox has it.
+
+    What was edited while triggers were off counts as fresh until evervec's next walk over the table finds it.
     """
 
     title = "embedding"
@@ -38,11 +39,13 @@ class EmbeddingStateFilter(admin.SimpleListFilter):
         failed = Exists(waiting.filter(state="failed"))
         # What is to be embedded again though nothing changed is fresh.
         changed = Exists(waiting.exclude(content_hash__isnull=False, content_hash=OuterRef(about.lookup("_hash"))))
-        rows = queryset.alias(evervec_key=about.key_text).filter(about.eligible)
+        rows: QuerySet = queryset.alias(evervec_key=about.key_text).filter(about.eligible)
         if state == FAILED:
-            return rows.filter(failed)
-        fresh = about.embedded & ~changed & ~failed
-        return rows.filter(fresh) if state == FRESH else rows.exclude(failed).exclude(fresh)
+            rows = rows.filter(failed)
+        else:
+            fresh = about.embedded & ~changed & ~failed
+            rows = rows.filter(fresh) if state == FRESH else rows.exclude(failed).exclude(fresh)
+        return rows
 
 
 class EmbeddingChangeList(ChangeList):

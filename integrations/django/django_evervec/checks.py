@@ -1,9 +1,10 @@
 """Checks of the database (`manage.py check --database default`, and each `migrate`)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.apps import apps
-from django.core.checks import Tags, Warning, register  # noqa: A004 - Django's name
+from django.core.checks import CheckMessage, Tags, Warning, register  # noqa: A004 - Django's name
 from django.db import DatabaseError, router
 
 from django_evervec.errors import EvervecError
@@ -13,9 +14,9 @@ from django_evervec.sources import embedded
 
 
 @register(Tags.database)
-def check_dimensions(databases: list[str] | None = None, **_: Any) -> list[Warning]:
+def check_dimensions(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
     """A field and its source should agree about the dimension."""
-    found = []
+    found: list[CheckMessage] = []
     for using in databases or ():
         for model in apps.get_models():
             if issubclass(model, EmbeddedModel) and router.allow_migrate_model(using, model):
@@ -34,7 +35,7 @@ def _dimensions_differ(model: type[EmbeddedModel], using: str) -> list[Warning]:
     return [
         Warning(
             f"{model._meta.label}.{field.name} has {field.dimensions} dimensions, its source {source.dimension}",
-            hint="Set EVERVEC_DIMENSION to that of the model; makemigrations, and put a WatchModel into that migration.",
+            hint="Set EVERVEC_DIMENSION to the model's; makemigrations, and put a WatchModel into that migration.",
             obj=model,
             id="evervec.W001",
         )

@@ -20,7 +20,8 @@ SELECT s.name, s.key_column, s.text_columns, s.required_columns, s.active, s.act
 FROM evervec.source s
 """
 STATUS = """
-SELECT source, total, eligible, fresh, stale, pending, failed, coverage, oldest_pending_seconds, model, dimension, paused
+SELECT source, total, eligible, fresh, stale, pending, failed, coverage, oldest_pending_seconds, model, dimension,
+       paused
 FROM evervec.status WHERE %(source)s::text IS NULL OR source = %(source)s ORDER BY source
 """
 FAILURES = """
@@ -28,7 +29,8 @@ SELECT source, item_key AS key, attempts, last_error AS error, failed_at
 FROM evervec.failures WHERE source = ANY (%s) ORDER BY source, item_key LIMIT %s
 """
 EXPLANATIONS = """
-SELECT k.item_key, e.* FROM unnest(%s::text[]) AS k (item_key) CROSS JOIN LATERAL evervec.explain_item(%s, k.item_key) AS e
+SELECT k.item_key, e.* FROM unnest(%s::text[]) AS k (item_key)
+CROSS JOIN LATERAL evervec.explain_item(%s, k.item_key) AS e
 """
 
 
@@ -59,9 +61,8 @@ class Source:
     @property
     def active_column(self) -> str | None:
         """The boolean column that `active` is; None when it is a predicate, or nothing."""
-        [column, *more] = self.active_columns or [None]
         named = (self.active or "").removeprefix('"').removesuffix('"').replace('""', '"')
-        return column if not more and named == column else None
+        return named if self.active_columns == [named] else None
 
 
 class Page(NamedTuple):

@@ -13,7 +13,6 @@ from django_evervec.contract import Source
 from django_evervec.errors import EmbedderUnavailableError, QueryError
 
 
-
 def embed_query(source: Source, text: str) -> list[float]:
     """The vector of a text, of length `source.dimension`.
 
@@ -28,12 +27,13 @@ def embed_query(source: Source, text: str) -> list[float]:
         [vector] = _in_process(source, [text])
     else:
         raise EmbedderUnavailableError(
-            f"nothing here can embed a query with the model {source.model!r}: set EVERVEC_DASHBOARD_URL to evervec's "
-            "dashboard" + (", or pip install 'django-evervec[sentence-transformers]'" if _loads_here(source.model) else "")
+            f"nothing here can embed a query with the model {source.model!r}: "
+            "set EVERVEC_DASHBOARD_URL to evervec's dashboard"
+            + (", or pip install 'django-evervec[sentence-transformers]'" if _loads_here(source.model) else "")
         )
     if len(vector) != source.dimension:
         raise EmbedderUnavailableError(
-            f"the query's vector has {len(vector)} dimensions, those of the source {source.name!r} have {source.dimension}"
+            f"the query's vector has {len(vector)} dimensions, those of {source.name!r} have {source.dimension}"
         )
     return vector
 

@@ -1,7 +1,7 @@
 """The columns that evervec writes. Django reads them, and no save() writes them.
 
-An INSERT leaves them empty. An UPDATE keeps what the database has: an instance that was loaded before the last write-back
-holds an old vector, and must not bring it back.
+An INSERT leaves them empty. An UPDATE keeps what the database has: an instance that was loaded before the last
+write-back holds an old vector, and must not bring it back.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ class WrittenByEvervec(Field):
         """Nothing for a new row, for another one what the row has."""
         return None if add else F(self.attname)
 
-    def get_db_prep_save(self, value: Any, connection: Any) -> Any:
+    def get_db_prep_save(self, value: Any, connection: Any) -> Any:  # noqa: ARG002 - as Django calls it
         """Nothing, or the column itself; all else is refused: bulk_update() and update() of this field."""
         if value is None or (isinstance(value, Col) and value.target == self):
             return value

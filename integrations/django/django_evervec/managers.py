@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from django.core.exceptions import EmptyResultSet
-from django.db import router
 from django.db.models import Manager, Model, QuerySet
 from pgvector.django import CosineDistance
 
@@ -20,7 +19,7 @@ class EmbeddedQuerySet(QuerySet):
     def similar_to(self, query: "str | Model", limit: int = 10, *, source: str | None = None) -> "EmbeddedQuerySet":
         """The eligible rows nearest to a text, or to a row's own content, the nearest first, each with its `distance`.
 
-        `distance` is the cosine distance, 0 to 2. The row itself is left out; one that has no vector is near to nothing.
+        `distance` is the cosine distance, 0 to 2. The row itself is left out; without a vector it is near to nothing.
         Raises EmbedderUnavailableError where nothing can embed a text, QueryError for a blank one.
         """
         about = embedded(self.model, self.db, source)
@@ -57,7 +56,8 @@ class EmbeddedQuerySet(QuerySet):
 
     def _with_keys(self, source: str | None, call: Callable[[str, str, str, tuple[Any, ...]], int]) -> int:
         """Call a function with a SELECT of the rows' keys: they need not leave the database."""
-        using = router.db_for_write(self.model, **self._hints) if self._db is None else self._db
+        self._for_write = True  # as update() has it: the database that is written to
+        using = self.db
         about = embedded(self.model, using, source)
         # A slice needs its order.
         rows = (self if self.query.is_sliced else self.order_by()).using(using)
@@ -72,5 +72,5 @@ class EmbeddedQuerySet(QuerySet):
         return near.annotate(distance=CosineDistance(about.lookup(), vector)).order_by("distance")
 
 
-class EmbeddedManager(Manager.from_queryset(EmbeddedQuerySet)):  # type: ignore[misc] - a class made at run time
-    """The manager of a watched model."""
+EmbeddedManager = Manager.from_queryset(EmbeddedQuerySet, "EmbeddedManager")
+"""The manager of a watched model."""

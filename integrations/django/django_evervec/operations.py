@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from django.core.exceptions import FieldDoesNotExist
 from django.db import router
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
@@ -11,9 +12,10 @@ from django.db.utils import NotSupportedError
 from django_evervec import conf, triggers
 
 WATCH = """
-SELECT evervec.watch(%s::regclass, %s::name[], required => %s::name[], active => %s, key => %s::name, source => %s,
-                     model => %s, dimension => %s::int, prompt => %s, revision => %s, destination => %s,
-                     embedding => %s::name, overwrite => %s)
+SELECT evervec.watch(%(table)s::regclass, %(text)s::name[], required => %(required)s::name[], active => %(active)s,
+                     key => %(key)s::name, source => %(source)s, model => %(model)s, dimension => %(dimension)s::int,
+                     prompt => %(prompt)s, revision => %(revision)s, destination => %(destination)s,
+                     embedding => %(embedding)s::name, overwrite => %(overwrite)s)
 """
 UNWATCH = "SELECT evervec.unwatch(s.name) FROM evervec.source s WHERE s.name = %s AND s.relation = %s::regclass"
 UNINSTALL_WHEN_UNUSED = """
@@ -92,7 +94,7 @@ class WatchModel(_ModelOperation):
     """Watch the table of a model: from now on its embeddings follow its rows. Again with other options: alter that.
 
     Names are those of fields. `active` is a boolean field, or a predicate over the row in SQL. `model` and `dimension`
-    default to the settings EVERVEC_MODEL and EVERVEC_DIMENSION; the other options are those of evervec.watch (docs/sql.md).
+    default to the settings EVERVEC_MODEL and EVERVEC_DIMENSION; the other options are those of evervec.watch.
     Reversed it goes back to what an earlier WatchModel said, or unwatches.
     """
 
@@ -161,24 +163,30 @@ class WatchModel(_ModelOperation):
         """For `migrate --plan`."""
         return f"Watch {self.model_name} with evervec"
 
-    def _arguments(self, schema_editor: Any, model: Any) -> list[Any]:
-        def columns(names: Sequence[str]) -> list[str]:
-            return [model._meta.get_field(name).column for name in names]
+    def _arguments(self, schema_editor: Any, model: Any) -> dict[str, Any]:
+        """What evervec.watch is called with: this operation's attributes, in columns where they name fields."""
+        columns: dict[str, str] = {field.name: field.column for field in model._meta.concrete_fields}
 
-        fields = {field.name: field.column for field in model._meta.concrete_fields}
-        name, dimension = self.model, self.dimension
-        if name is None:
-            name = conf.text("EVERVEC_MODEL")
-            dimension = dimension or int(conf.number("EVERVEC_DIMENSION") or 0) or None
-        return [
-            schema_editor.quote_name(model._meta.db_table), columns(self.text), columns(self.required),
-            fields.get(self.active or "", self.active), self.key and columns([self.key])[0], self.source, name, dimension,
-            self.prompt, self.revision, self.destination, self.embedding, self.overwrite,
-        ]  # fmt: skip
+        def column(name: str) -> str:
+            if name not in columns:
+                raise FieldDoesNotExist(f"WatchModel: {model._meta.label} has no field {name!r}")
+            return columns[name]
+
+        arguments = vars(self) | {
+            "table": schema_editor.quote_name(model._meta.db_table),
+            "text": [column(name) for name in self.text],
+            "required": [column(name) for name in self.required],
+            "active": columns.get(self.active or "", self.active),
+            "key": self.key and column(self.key),
+        }
+        if self.model is None:
+            arguments["model"] = conf.text("EVERVEC_MODEL")
+            arguments["dimension"] = self.dimension or int(conf.number("EVERVEC_DIMENSION") or 0) or None
+        return arguments
 
 
 class UnwatchModel(_ModelOperation):
-    """No longer watch the table of a model; its embeddings stay. Reversed it watches again, as the last WatchModel said."""
+    """No longer watch the table of a model; its embeddings stay. Reversed: watch it as the last WatchModel said."""
 
     def __init__(self, model_name: str, *, source: str | None = None) -> None:
         self.model_name = model_name
@@ -212,14 +220,13 @@ def _is_ours(app_label: str, schema_editor: Any, **hints: Any) -> bool:
     if not router.allow_migrate(schema_editor.connection.alias, app_label, **hints):
         return False
     if schema_editor.connection.vendor != "postgresql":
-        raise NotSupportedError(
-            f"evervec needs PostgreSQL: the database {schema_editor.connection.alias!r} is {schema_editor.connection.vendor}"
-        )
+        connection = schema_editor.connection
+        raise NotSupportedError(f"evervec needs PostgreSQL: the database {connection.alias!r} is {connection.vendor}")
     return True
 
 
 def _operations_before(operation: Operation, connection: Any) -> Iterator[Operation]:
-    """The operations of all migrations that come before this one; a loader makes migrations anew, not what they hold."""
+    """All operations that come before this one. A loader makes migrations anew, but not the operations in them."""
     loader = MigrationLoader(connection, ignore_no_migrations=True)
     for key, migration in loader.graph.nodes.items():
         if any(made is operation for made in migration.operations):

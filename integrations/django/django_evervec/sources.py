@@ -1,7 +1,6 @@
 """Which source a model is, and its meaning in Django's terms: eligible rows, the vector's place."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from django.apps import apps
 from django.db import connections, models, router
@@ -32,23 +31,18 @@ class Embedded:
         """A row's key as evervec has it."""
         return Cast(self.key.name, TextField())
 
-    @property
-    def place(self) -> str:
-        """What leads from the model to the fields that evervec writes: nothing, or a one-to-one relation."""
+    def lookup(self, suffix: str = "") -> str:
+        """The way to the vector, or to a column beside it: "_hash", "_model"."""
+        column = self.source.embedding_column + suffix
         if self.source.destination == "column":
-            return ""
+            return self.field(column).name
         for relation in self.model._meta.related_objects:
             if relation.one_to_one and relation.related_model._meta.db_table == self.source.side_table:
-                return f"{relation.name}__"
+                return f"{relation.name}__{_field(relation.related_model, column).name}"
         raise NotWatchedError(
             f"{self.model._meta.label} has its embeddings in the table {self.source.side_table}, which no model has: "
             "add one with a OneToOneField to it (EmbeddingFields, managed = False)"
         )
-
-    def lookup(self, suffix: str = "") -> str:
-        """The way to the vector, or to a column beside it: "_hash", "_model"."""
-        holder = self.model._meta.get_field(self.place.removesuffix("__")).related_model if self.place else self.model
-        return self.place + _field(holder, self.source.embedding_column + suffix).name
 
     def field(self, column: str) -> Field:
         """The model's field for a column."""
@@ -75,7 +69,8 @@ class Embedded:
         quote = connections[self.using].ops.quote_name
         table, key = quote(self.model._meta.db_table), quote(self.source.key_column)
         escaped = predicate.replace("%", "%%")
-        return RawSQL(f"SELECT t.{key} FROM {table} AS t WHERE ({escaped}\n)", [])  # noqa: S611 - evervec.source is its owner's
+        # evervec.source is written by its owner alone, who may run any SQL.
+        return RawSQL(f"SELECT t.{key} FROM {table} AS t WHERE ({escaped}\n)", [])  # noqa: S608, S611
 
 
 class _NotBlank(Func):
@@ -117,7 +112,7 @@ def the_model() -> type[models.Model]:
     return found[0]
 
 
-def _field(model: Any, column: str) -> Field:
+def _field(model: type[models.Model], column: str) -> Field:
     for field in model._meta.concrete_fields:
         if field.column == column:
             return field

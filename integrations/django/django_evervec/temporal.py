@@ -98,7 +98,7 @@ class EmbeddingTemporalService:
         return self._run(self._status(workflow_id))
 
     def cancel_embedding_workflow(self, workflow_id: str) -> None:
-        """Cancel a workflow that runs. What waits stays in the outbox and is taken up anew: to stop work, pause the source.
+        """Cancel a workflow that runs. What waits stays in the outbox and is taken up anew; evervec.pause stops work.
 
         WorkflowNotFoundError when there is none; one that has ended is left alone.
         """

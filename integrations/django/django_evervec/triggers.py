@@ -30,4 +30,6 @@ def sql_for_a_transaction() -> str:
 
 _SETTINGS = ("search_path", "client_min_messages", "role")
 _SAVE = "".join(f"SELECT set_config('evervec.former_{name}', current_setting('{name}'), true);\n" for name in _SETTINGS)
-_RESTORE = "".join(f"SELECT set_config('{name}', current_setting('evervec.former_{name}'), true);\n" for name in _SETTINGS)
+_RESTORE = "".join(
+    f"SELECT set_config('{name}', current_setting('evervec.former_{name}'), true);\n" for name in _SETTINGS
+)

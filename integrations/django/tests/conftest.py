@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import django
@@ -84,15 +83,13 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def empty_tables() -> Iterator[None]:
+def empty_tables() -> None:
     """Each test begins with empty tables, and an empty outbox."""
     from items.models import Item  # noqa: PLC0415 - Django is ready now
-
     from tests.things.models import Note, Poem  # noqa: PLC0415
 
     for model in (Item, Note, Poem):
         model.objects.all().delete()
-    yield
 
 
 @pytest.fixture

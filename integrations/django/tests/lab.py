@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import connection
-from django_evervec import contract
 
+from django_evervec import contract
 from tests.conftest import PROGRAM
 
 WAIT_SECONDS = 120.0
@@ -35,7 +35,11 @@ def settle() -> None:
 def evervec(*arguments: str) -> Any:
     """A command of evervec's own, its JSON; for what it says of the table, and not what the code under test says."""
     done = subprocess.run(
-        [PROGRAM, *arguments, "--json"], check=False, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+        [PROGRAM, *arguments, "--json"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode in (0, 1), done.stderr
     return json.loads(done.stdout)

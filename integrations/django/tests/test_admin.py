@@ -7,10 +7,10 @@ from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+
 from django_evervec.errors import NotWatchedError
 from django_evervec.managers import EmbeddedQuerySet
 from items.models import Item
-
 from tests.lab import assert_right, outbox, paused, settle, until
 from tests.test_commands import without_triggers
 from tests.test_writes import item
@@ -22,7 +22,9 @@ POEMS = "/admin/things/poem/"
 
 def states(page: str) -> dict[str, str]:
     """What the list says of each row, by the text of its link."""
-    rows = re.findall(r'<th class="field-[^>]*><a [^>]*>(.*?)</a>.*?<td class="field-embedding_status">(.*?)</td>', page, re.S)
+    rows = re.findall(
+        r'<th class="field-[^>]*><a [^>]*>(.*?)</a>.*?<td class="field-embedding_status">(.*?)</td>', page, re.S
+    )
     return {name: re.sub(r"<[^>]+>", "", status) for name, status in rows}
 
 
@@ -90,7 +92,9 @@ def test_the_filter(one_of_each: Client) -> None:
         stale, forced = Poem.objects.create(text="New"), fresh
         Poem.objects.filter(pk=forced.pk).regenerate_embeddings()
         found = {
-            state: set(one_of_each.get(f"{POEMS}?embedding={state}").context["cl"].queryset.values_list("pk", flat=True))
+            state: set(
+                one_of_each.get(f"{POEMS}?embedding={state}").context["cl"].queryset.values_list("pk", flat=True)
+            )
             for state in ("fresh", "stale", "failed", "nonsense")
         }
     assert found["fresh"] == {fresh.pk}
@@ -138,7 +142,9 @@ def test_ten_thousand_rows_are_one_statement(admin: Client, action: str) -> None
         if action == "retry_embeddings":
             Item.objects.generate_embeddings()
             with connection.cursor() as cursor:
-                cursor.execute("UPDATE evervec.outbox SET state = 'failed', failed_at = now() WHERE source = 'items_item'")
+                cursor.execute(
+                    "UPDATE evervec.outbox SET state = 'failed', failed_at = now() WHERE source = 'items_item'"
+                )
         first = Item.objects.first()
         assert first
         with CaptureQueriesContext(connection) as statements:
@@ -155,7 +161,9 @@ def test_ten_thousand_rows_are_one_statement(admin: Client, action: str) -> None
 
 
 def test_a_table_that_is_not_watched_is_said_to_be_so() -> None:
-    with pytest.raises(NotWatchedError, match=r"auth.User is not watched: put WatchModel\('User', …\) into a migration"):
+    with pytest.raises(
+        NotWatchedError, match=r"auth.User is not watched: put WatchModel\('User', …\) into a migration"
+    ):
         EmbeddedQuerySet(User).generate_embeddings()
 
 

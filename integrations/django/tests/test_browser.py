@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from django.test import Client
-from items.models import Item
 from playwright.sync_api import Page, expect, sync_playwright
 
+from items.models import Item
 from tests.lab import assert_right, outbox, paused, settle, until
 from tests.test_commands import without_triggers
 from tests.test_writes import item
@@ -54,7 +54,7 @@ def answers(address: str) -> bool:
 
 
 @pytest.fixture
-def page(address: str, monkeypatch: pytest.MonkeyPatch, admin: Client) -> Iterator[Page]:
+def page(address: str, monkeypatch: pytest.MonkeyPatch, admin: Client) -> Iterator[Page]:  # noqa: ARG001 - whom the page logs in
     """A page on which `admin` is logged in."""
     # Playwright has an event loop in this thread, Django's ORM does not mind it.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
@@ -141,7 +141,9 @@ def test_a_form_leads_to_a_right_vector(page: Page) -> None:
 
 
 def test_the_pages_of_similar_items(page: Page) -> None:
-    Item.objects.bulk_create([item("Schlagbohrmaschine"), item("Zelt", description="Wasserdicht"), item("Impact drill")])
+    Item.objects.bulk_create(
+        [item("Schlagbohrmaschine"), item("Zelt", description="Wasserdicht"), item("Impact drill")]
+    )
     settle()
     page.goto("/")
     page.get_by_label("What do you need?").fill("camping")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
-from items.models import Item
 
+from items.models import Item
 from tests.lab import assert_right, outbox, paused, settle
 from tests.test_writes import item
 from tests.things.models import Poem
@@ -38,9 +38,7 @@ def test_generate_embeddings_finds_what_no_trigger_saw() -> None:
     with paused():
         without_triggers("UPDATE items_item SET description = 'Loaded' WHERE name IN ('Thing 1', 'Thing 2')")
         told = json.loads(run("generate_embeddings", "items_item", "--json"))
-        assert told == {
-            "sources": [{"source": "items_item", "enqueued": 2, "pending": 2, "failed": 0, "paused": True}]
-        }
+        assert told == {"sources": [{"source": "items_item", "enqueued": 2, "pending": 2, "failed": 0, "paused": True}]}
     assert_right(fresh=5)
 
 

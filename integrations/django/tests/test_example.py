@@ -2,8 +2,8 @@
 
 import pytest
 from django.test import Client, override_settings
-from items.models import Item
 
+from items.models import Item
 from tests.lab import settle
 from tests.test_writes import item
 
@@ -25,7 +25,7 @@ def test_an_item_and_those_like_it(drill: Item) -> None:
 
 
 def test_all_items_and_a_search(drill: Item) -> None:
-    assert [one.name for one in Client().get("/").context["items"]][0] == drill.name
+    assert Client().get("/").context["items"][0] == drill
     page = Client().get("/", {"q": "camping"})
     assert page.context["items"][0].name == "Zelt für fünf"
 

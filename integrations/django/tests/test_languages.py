@@ -4,8 +4,8 @@ from io import StringIO
 
 import pytest
 from django.core.management import call_command
-from items.models import Item
 
+from items.models import Item
 from tests.conftest import REPOSITORY
 from tests.lab import settle
 

@@ -1,29 +1,36 @@
 """Migrations forward, back and forward again, on a database of their own."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
+from django.apps import apps
+from django.core.exceptions import FieldDoesNotExist
 from django.core.management import call_command
 from django.db import connections, transaction
-from django_evervec.checks import check_dimensions
-from django_evervec.triggers import sql_for_a_transaction
-from pytest import CaptureFixture
+from django.db.migrations.state import ProjectState
+from django.db.utils import NotSupportedError
+from django.test import override_settings
 
+from django_evervec.checks import check_dimensions
+from django_evervec.operations import InstallEvervec, WatchModel
+from django_evervec.triggers import sql_for_a_transaction
 from tests.things.models import Poem
 
 SCHEMA = """
 SELECT 'column', table_schema || '.' || table_name, column_name || ' ' || udt_name || ' ' || is_nullable
 FROM information_schema.columns WHERE table_schema IN ('public', 'evervec')
 UNION ALL
-SELECT 'dimension', attrelid::regclass::text, attname || ' ' || format_type(atttypid, atttypmod)
-FROM pg_attribute WHERE atttypid = to_regtype('vector') AND NOT attisdropped AND attrelid::regclass::text !~ 'poem_nearest'
+SELECT 'dimension', attrelid::regclass::text, attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE atttypid = to_regtype('vector') AND NOT attisdropped AND attrelid::regclass::text !~ 'poem_nearest'
 UNION ALL
 SELECT 'index', tablename, indexdef FROM pg_indexes WHERE schemaname IN ('public', 'evervec')
 UNION ALL
 SELECT 'trigger', tgrelid::regclass::text, regexp_replace(tgname, '\\d+', '') FROM pg_trigger
 UNION ALL
-SELECT 'source', name, concat_ws(' ', relation::text, text_columns, required_columns, active, destination, model, dimension)
+SELECT 'source', name,
+       concat_ws(' ', relation::text, text_columns, required_columns, active, destination, model, dimension)
 FROM evervec.source
 ORDER BY 1, 2, 3
 """
@@ -89,15 +96,15 @@ def test_another_dimension_clears_the_vectors_and_fires_again(scratch: Any) -> N
     assert rows(scratch, "SELECT indexdef FROM pg_indexes WHERE indexname = 'poem_nearest'") == [(index,)]
 
 
-def test_a_dimension_that_differs_from_the_field_is_found(scratch: Any) -> None:
-    assert check_dimensions(["scratch"]) == []  # nothing is there
+def test_a_dimension_that_differs_from_the_field_is_found() -> None:
+    assert check_dimensions(databases=["scratch"]) == []  # nothing is there
     migrate("0001")
-    [warning] = check_dimensions(["scratch"])
+    [warning] = check_dimensions(databases=["scratch"])
     assert warning.id == "evervec.W001"
     assert warning.obj is Poem
     assert warning.msg == "things.Poem.embedding has 16 dimensions, its source 8"
     migrate("0002")
-    assert check_dimensions(["scratch"]) == []
+    assert check_dimensions(databases=["scratch"]) == []
 
 
 def test_the_settings_of_the_migrations_transaction_are_left_alone(scratch: Any) -> None:
@@ -119,8 +126,54 @@ def test_what_others_watch_is_not_uninstalled(scratch: Any) -> None:
     scratch.execute("DROP TABLE of_others")
 
 
-def test_sqlmigrate_shows_what_is_run(capsys: CaptureFixture[str]) -> None:
+def test_sqlmigrate_shows_what_is_run(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("sqlmigrate", "things", "0001", database="scratch", no_color=True)
     shown = capsys.readouterr().out
     assert "CREATE SCHEMA IF NOT EXISTS evervec" in shown
     assert "evervec.watch('\"things_note\"'::regclass, '{heading,body}'::name[]" in shown
+
+
+def test_a_field_that_is_not_there_is_named() -> None:
+    watch = WatchModel("Poem", text=["text", "nonsense"], model="stub:8")
+    migrate("0001")
+    with (
+        connections["scratch"].schema_editor() as editor,
+        pytest.raises(FieldDoesNotExist, match=r"WatchModel: things.Poem has no field 'nonsense'"),
+    ):
+        watch.database_forwards("things", editor, ProjectState.from_apps(apps), ProjectState.from_apps(apps))
+
+
+def test_without_a_model_it_is_the_settings(scratch: Any) -> None:
+    migrate("0001")
+    with (
+        override_settings(EVERVEC_MODEL="stub:32", EVERVEC_DIMENSION=32),
+        connections["scratch"].schema_editor() as editor,
+    ):
+        state = ProjectState.from_apps(apps)
+        WatchModel("Poem", text=["text"]).database_forwards("things", editor, state, state)
+    assert rows(scratch, "SELECT model, dimension FROM evervec.source WHERE name = 'things_poem'") == [("stub:32", 32)]
+    assert rows(scratch, "SELECT count(*) FROM pg_indexes WHERE indexname = 'poem_nearest'") == [(1,)]
+
+
+def test_unwatched_and_watched_again_on_the_way_back(scratch: Any) -> None:
+    names = "SELECT name FROM evervec.source ORDER BY 1"
+    migrate("0002")
+    assert rows(scratch, names) == [("things_note",), ("things_poem",)]
+    migration = import_module("tests.things.migrations.0002_longer_vectors").Migration
+    unwatch = migration.operations[-1]
+    state = ProjectState.from_apps(apps)
+    with connections["scratch"].schema_editor() as editor:
+        unwatch.database_backwards("things", editor, state, state)
+    assert rows(scratch, names) == [("things_note",), ("things_poem",), ("titles",)]
+    with connections["scratch"].schema_editor() as editor:
+        unwatch.database_forwards("things", editor, state, state)
+        unwatch.database_forwards("things", editor, state, state)  # nothing is left to do
+    assert rows(scratch, names) == [("things_note",), ("things_poem",)]
+
+
+def test_other_databases_are_refused_in_one_line() -> None:
+    class Editor:
+        connection = type("Connection", (), {"alias": "default", "vendor": "sqlite"})
+
+    with pytest.raises(NotSupportedError, match="evervec needs PostgreSQL: the database 'default' is sqlite"):
+        InstallEvervec().database_forwards("things", Editor(), None, None)

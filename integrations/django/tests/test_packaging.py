@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 
 from django_evervec import triggers
-
 from tests.conftest import REPOSITORY
 
 PROJECT = Path(__file__).parents[1]

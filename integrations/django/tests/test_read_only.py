@@ -8,9 +8,9 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+
 from django_evervec.errors import ReadOnlyFieldError
 from items.models import Item
-
 from tests.lab import assert_right, outbox, paused, settle
 from tests.test_writes import item
 

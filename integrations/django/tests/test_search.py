@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from django.db import connection
+from django.db import ProgrammingError, connection
 from django.test import override_settings
+
 from django_evervec import embedder
 from django_evervec.errors import EmbedderUnavailableError, NotWatchedError, QueryError
 from django_evervec.search import find_similar_items
 from django_evervec.sources import embedded
 from items.models import Item
-
 from tests.conftest import PROGRAM
 from tests.lab import evervec, paused, settle
 from tests.test_commands import without_triggers
@@ -45,7 +45,7 @@ def tools() -> None:
 def test_the_nearest_to_a_text() -> None:
     tools()
     found = find_similar_items("something to make holes in a wall", limit=2, model=Item)
-    assert [one.name for one in found][0] == "Impact drill"
+    assert found[0].name == "Impact drill"
     assert len(found) == 2
     assert 0 < found[0].distance < found[1].distance < 2
 
@@ -105,7 +105,7 @@ def test_only_what_is_active_and_of_the_present_model_is_found() -> None:
         assert {one.name for one in Item.objects.eligible()} == {"Impact drill", "Cordless screwdriver"}
 
 
-def test_the_index_is_used(admin: Any) -> None:
+def test_the_index_is_used() -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE INDEX nearest ON items_item USING hnsw (embedding vector_cosine_ops)")
         try:
@@ -116,6 +116,23 @@ def test_the_index_is_used(admin: Any) -> None:
             cursor.execute("DROP INDEX nearest")
 
 
+def test_a_role_with_few_rights_can_search() -> None:
+    tools()
+    drill = Item.objects.get(name="Impact drill")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE ROLE website; GRANT SELECT ON items_item, evervec.source TO website; "
+            "GRANT USAGE ON SCHEMA evervec TO website; GRANT EXECUTE ON FUNCTION evervec.whitespace() TO website"
+        )
+        try:
+            cursor.execute("SET ROLE website")
+            assert len(Item.objects.similar_to(drill)) == 3
+            with pytest.raises(ProgrammingError, match="permission denied"):
+                Item.objects.generate_embeddings()
+        finally:
+            cursor.execute("RESET ROLE; DROP OWNED BY website; DROP ROLE website")
+
+
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_a_blank_query(text: str) -> None:
     with pytest.raises(QueryError, match="no text to search for"):
@@ -124,17 +141,21 @@ def test_a_blank_query(text: str) -> None:
 
 def test_a_model_that_is_not_watched() -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT evervec.watch('items_item', '{name}', source => 'second', embedding => 'other', model => 'stub:8')")
+        cursor.execute(
+            "SELECT evervec.watch('items_item', '{name}', source => 'second', embedding => 'other', model => 'stub:8')"
+        )
         try:
             assert embedded(Item).source.name == "items_item"
             assert embedded(Item, name="second").source.model == "stub:8"
-            with pytest.raises(NotWatchedError, match="items.Item has no field for the column other"):
+            with pytest.raises(NotWatchedError, match=r"items\.Item has no field for the column other"):
                 Item.objects.similar_to("text", source="second")
             with pytest.raises(NotWatchedError, match="is not watched"):
                 embedded(Item, name="third")
         finally:
             cursor.execute("SELECT evervec.unwatch('second')")
-            cursor.execute("ALTER TABLE items_item DROP other, DROP other_hash, DROP other_model, DROP other_embedded_at")
+            cursor.execute(
+                "ALTER TABLE items_item DROP other, DROP other_hash, DROP other_model, DROP other_embedded_at"
+            )
 
 
 class Fault(http.server.BaseHTTPRequestHandler):
@@ -196,14 +217,14 @@ def test_a_dashboard_that_cannot_do_it_is_a_clear_error(status: int, answer: Any
 
 @override_settings(EVERVEC_DASHBOARD_URL="http://127.0.0.1:9")
 def test_a_dashboard_that_is_away() -> None:
-    with pytest.raises(EmbedderUnavailableError, match="does not answer at http://127.0.0.1:9 .*: start it"):
+    with pytest.raises(EmbedderUnavailableError, match=r"does not answer at http://127.0.0.1:9 .*: start it"):
         Item.objects.similar_to("a drill")
 
 
 @without_dashboard
 def test_nothing_that_could_embed_a_query(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EVERVEC_DASHBOARD_URL", raising=False)
-    with pytest.raises(EmbedderUnavailableError, match="set EVERVEC_DASHBOARD_URL to evervec's dashboard$"):
+    with pytest.raises(EmbedderUnavailableError, match=r"set EVERVEC_DASHBOARD_URL to evervec's dashboard$"):
         Item.objects.similar_to("a drill")
     source = replace(embedded(Item).source, model="sentence-transformers/all-MiniLM-L6-v2")
     with pytest.raises(EmbedderUnavailableError, match=r"or pip install 'django-evervec\[sentence-transformers\]'$"):
@@ -211,7 +232,7 @@ def test_nothing_that_could_embed_a_query(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_in_process_it_is_the_same_vector() -> None:
-    """Where sentence-transformers is installed, which is evervec's own environment: the vector that evervec computes."""
+    """With sentence-transformers, which evervec's own environment has: the vector that evervec computes."""
     python = PROGRAM.with_name("python")
     paths = [str(Path(embedder.__file__).parents[1]), *(path for path in sys.path if path.endswith("site-packages"))]
     done = subprocess.run(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from django.test import override_settings
+
 from django_evervec.errors import NotWatchedError, TemporalError, WorkflowNotFoundError
 from django_evervec.temporal import EmbeddingTemporalService, WorkflowStatus
 from items.models import Item
-
 from tests.lab import assert_right, outbox, paused, settle, until
 from tests.test_commands import without_triggers
 from tests.test_writes import item

@@ -93,9 +93,8 @@ class EmbeddingCommand(BaseCommand):
     def report(self, options: dict[str, Any], enqueued: dict[str, int], doing: str) -> None:
         """Say what was enqueued, and with --wait what is left; exit code 1 when some of it failed."""
         counts = {row["source"]: row for row in contract.status(options["database"])}
-        kept = ("pending", "failed", "paused")
-        told = [
-            {"source": name, "enqueued": number} | {key: counts[name][key] for key in kept}
+        told: list[dict[str, Any]] = [
+            {"source": name, "enqueued": number} | {key: counts[name][key] for key in ("pending", "failed", "paused")}
             for name, number in enqueued.items()
         ]
         if options["json"]:
@@ -115,7 +114,7 @@ class EmbeddingCommand(BaseCommand):
 
 def _pending(source: Source, using: str, until: int) -> Iterator[int]:
     while True:
-        [current] = [row for row in contract.sources(using) if row.name == source.name] or [None]
+        current = next((row for row in contract.sources(using) if row.name == source.name), None)
         left = contract.pending(using, source.name, until)
         yield left
         if not current or current.paused or not (left or current.filling):

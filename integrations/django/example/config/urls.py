@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 from django.urls import path
+
 from items import views
 
 urlpatterns = [

@@ -1,8 +1,8 @@
 """The items in the admin, with their embeddings."""
 
 from django.contrib import admin
-from django_evervec.admin import EmbeddingAdminMixin
 
+from django_evervec.admin import EmbeddingAdminMixin
 from items.models import Item
 
 

@@ -2,6 +2,7 @@
 
 from django.db import models
 from django.urls import reverse
+
 from django_evervec.models import EmbeddedModel
 
 

@@ -1,10 +1,11 @@
 """Two pages: all items with a search, and one item with those like it."""
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
+
 from django_evervec.errors import EmbedderUnavailableError
 from django_evervec.search import find_similar_items
-
 from items.models import Item
 
 NUMBER = 10
@@ -13,13 +14,13 @@ NUMBER = 10
 def index(request: HttpRequest) -> HttpResponse:
     """The newest items, or those nearest to what is asked for."""
     query, error = request.GET.get("q", "").strip(), ""
-    items = Item.objects.filter(active=True).order_by("-created_at", "-pk")[:NUMBER]
+    items: QuerySet[Item] = Item.objects.filter(active=True).order_by("-created_at", "-pk")
     if query:
         try:
-            items = list(find_similar_items(query, NUMBER, model=Item))
+            items = find_similar_items(query, NUMBER, model=Item)
         except EmbedderUnavailableError as unavailable:
-            items, error = [], str(unavailable)
-    return render(request, "items/index.html", {"items": items, "query": query, "error": error})
+            items, error = Item.objects.none(), str(unavailable)
+    return render(request, "items/index.html", {"items": items[:NUMBER], "query": query, "error": error})
 
 
 def detail(request: HttpRequest, pk: int) -> HttpResponse:

@@ -1,6 +1,6 @@
 from django.contrib import admin
-from django_evervec.admin import EmbeddingAdminMixin
 
+from django_evervec.admin import EmbeddingAdminMixin
 from tests.things.models import Note, Poem
 
 admin.site.register(Poem, EmbeddingAdminMixin)

@@ -3,10 +3,11 @@
 import uuid
 
 from django.db import models
+from pgvector.django import HnswIndex
+
 from django_evervec.fields import EmbeddingField
 from django_evervec.managers import EmbeddedManager
 from django_evervec.models import EmbeddedModel, EmbeddingFields
-from pgvector.django import HnswIndex
 
 
 class Note(models.Model):

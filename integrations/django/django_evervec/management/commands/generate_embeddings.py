@@ -14,7 +14,9 @@ class Command(EmbeddingCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The command's options."""
         super().add_arguments(parser)
-        parser.add_argument("--rate", type=float, help="embed at most so many items a second until nothing waits any more")
+        parser.add_argument(
+            "--rate", type=float, help="embed at most so many items a second until nothing waits any more"
+        )
         parser.add_argument("--wait", action="store_true", help="until they are embedded; exit code 1 when some failed")
 
     def handle(self, *_: Any, **options: Any) -> None:

@@ -31,7 +31,9 @@ class Command(EmbeddingCommand):
             if len(chosen) != 1:
                 raise CommandError(f"name one of the sources: {', '.join(source.name for source in chosen)}")
             keys = [key.strip() for key in options["ids"].split(",") if key.strip()]
-            missing = [key for key, found in contract.explanations(using, chosen[0].name, keys).items() if not found.row_exists]
+            missing = [
+                key for key, found in contract.explanations(using, chosen[0].name, keys).items() if not found.row_exists
+            ]
             if missing:
                 raise CommandError(f"{chosen[0].name} has no row with the key {', '.join(missing[:10])}")
             enqueued = {chosen[0].name: contract.refire(using, chosen[0].name, keys, force=True)}

@@ -1,5 +1,6 @@
-import django_evervec.fields
 from django.db import migrations, models
+
+import django_evervec.fields
 from django_evervec.operations import InstallEvervec, WatchModel
 
 

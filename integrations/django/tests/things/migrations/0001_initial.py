@@ -1,8 +1,9 @@
 import uuid
 
-import django_evervec.fields
 import pgvector.django.indexes
 from django.db import migrations, models
+
+import django_evervec.fields
 from django_evervec.operations import InstallEvervec, WatchModel
 
 EMBEDDING = [
