@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from django_evervec.errors import EvervecError
-from django_evervec.explain import FAILED, FRESH, STALE, explain
+from django_evervec.explain import FAILED, FRESH, STALE, Report, explain
 from django_evervec.managers import EmbeddedQuerySet
 from django_evervec.models import OutboxItem, SourceStatus
 from django_evervec.sources import embedded
@@ -62,8 +62,14 @@ def note_reports(rows: list[Any], using: str) -> None:
     """Leave with each row how it stands."""
     if not rows:
         return
-    about = embedded(type(rows[0]), using)
-    reports = explain(about, [getattr(row, about.key.attname) for row in rows])
+    try:
+        about = embedded(type(rows[0]), using)
+        reports = explain(about, [getattr(row, about.key.attname) for row in rows])
+    except EvervecError as error:
+        # The list is there for other things too.
+        for row in rows:
+            row.evervec_report = Report("unknown", str(error))
+        return
     for row in rows:
         row.evervec_report = reports[str(getattr(row, about.key.attname))]
 
@@ -71,7 +77,10 @@ def note_reports(rows: list[Any], using: str) -> None:
 class EmbeddingAdminMixin(admin.ModelAdmin):
     """For the ModelAdmin of a watched model: a column, a filter, and three actions, each one statement for all rows."""
 
-    actions = ["generate_embeddings", "regenerate_embeddings", "retry_embeddings"]
+    def __init__(self, model: Any, admin_site: Any) -> None:
+        super().__init__(model, admin_site)
+        for action in ("generate_embeddings", "regenerate_embeddings", "retry_embeddings"):
+            self.actions = _with(self.actions or (), action)
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         """With the embedding's state at the end."""

@@ -167,6 +167,27 @@ def test_a_table_that_is_not_watched_is_said_to_be_so() -> None:
         EmbeddedQuerySet(User).generate_embeddings()
 
 
+def test_a_list_without_a_source_is_a_list(admin: Client) -> None:
+    Poem.objects.create(text="Roses")
+    settle()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT evervec.unwatch('things_poem')")
+    try:
+        [shown] = show(admin, POEMS).values()
+        assert shown.startswith("unknown things.Poem is not watched: put WatchModel")
+        said = act(admin, "generate_embeddings", [Poem.objects.get().pk], address=POEMS)
+        assert said.startswith("things.Poem is not watched: put WatchModel")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT evervec.watch('things_poem', '{text}', model => 'stub:16')")
+
+
+def test_the_actions_come_beside_those_of_the_project(admin: Client) -> None:
+    Note.objects.create(title="Shopping")
+    offered = dict(admin.get("/admin/things/note/").context["action_form"].fields["action"].choices)
+    assert {"archive", "generate_embeddings", "regenerate_embeddings", "retry_embeddings"} <= set(offered)
+
+
 def test_who_may_only_look_has_no_actions() -> None:
     User.objects.filter(username="viewer").delete()
     viewer = User.objects.create_user("viewer", is_staff=True)

@@ -10,10 +10,10 @@ from tests.things.models import Note, NoteEmbedding
 def test_every_write_leads_to_a_right_vector_beside_it() -> None:
     note = Note.objects.create(title="Shopping", body="Bread")
     Note.objects.bulk_create([Note(title=f"Note {number}") for number in range(5)])
-    assert_right("things_note", fresh=6)
+    assert_right(Note, fresh=6)
     first = note.vector.embedding
     Note.objects.filter(pk=note.pk).update(body="Milk")
-    assert_right("things_note", fresh=6)
+    assert_right(Note, fresh=6)
     note.vector.refresh_from_db()
     assert note.vector.embedding != first
     assert note.vector.embedding_model == "stub:8"

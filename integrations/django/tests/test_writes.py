@@ -4,7 +4,7 @@ from django.db import connection, transaction
 from django.test import Client
 
 from items.models import Item
-from tests.lab import assert_right, outbox, paused, settle
+from tests.lab import assert_right, evervec, outbox, paused, settle
 
 
 def item(name: str = "Ladder", **values: object) -> Item:
@@ -29,6 +29,8 @@ def test_save() -> None:
 def test_bulk_create() -> None:
     Item.objects.bulk_create([item(f"Thing {number}") for number in range(150)])
     assert_right(fresh=150)
+    [found] = evervec("verify", "items_item", "--sample", "150")["sources"]
+    assert (found["ok"], found["sampled"]) == (True, 150)
 
 
 def test_queryset_update() -> None:
