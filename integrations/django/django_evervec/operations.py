@@ -31,6 +31,8 @@ END $$
 class InstallEvervec(Operation):
     """Run evervec's triggers.sql, which brings its schema up to date, and pgvector where the role may create it.
 
+    Where a newer evervec has installed its own, that stays.
+
     Reversed it removes the schema, unless some table is still watched by others than this project's migrations.
     """
 
@@ -41,8 +43,8 @@ class InstallEvervec(Operation):
         """Nothing that Django knows of changes."""
 
     def database_forwards(self, app_label: str, schema_editor: Any, _from_state: Any, _to_state: Any) -> None:
-        """Install, or bring up to date."""
-        if _is_ours(app_label, schema_editor):
+        """Install, or bring up to date. What a newer evervec has installed is left as it is."""
+        if _is_ours(app_label, schema_editor) and _present_version(schema_editor) <= triggers.version():
             statements = triggers.sql_for_a_transaction() if schema_editor.atomic_migration else triggers.sql()
             schema_editor.execute(statements, params=None)
 
@@ -223,6 +225,16 @@ def _is_ours(app_label: str, schema_editor: Any, **hints: Any) -> bool:
         connection = schema_editor.connection
         raise NotSupportedError(f"evervec needs PostgreSQL: the database {connection.alias!r} is {connection.vendor}")
     return True
+
+
+def _present_version(schema_editor: Any) -> int:
+    """The version of the schema that is there; 0 when there is none."""
+    with schema_editor.connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('evervec.instance') IS NOT NULL")
+        if not cursor.fetchone()[0]:
+            return 0
+        cursor.execute("SELECT schema_version FROM evervec.instance")
+        return int(cursor.fetchone()[0])
 
 
 def _operations_before(operation: Operation, connection: Any) -> Iterator[Operation]:

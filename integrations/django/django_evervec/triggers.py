@@ -1,5 +1,6 @@
 """triggers.sql, the database contract: packed into what is installed; in the repository, that of the repository."""
 
+import re
 from pathlib import Path
 
 PACKED = Path(__file__).with_name("triggers.sql")
@@ -14,6 +15,14 @@ def path() -> Path:
 def sql() -> str:
     """The file, to be run as a whole."""
     return path().read_text(encoding="utf-8")
+
+
+def version() -> int:
+    """The schema's version that the file makes."""
+    found = re.search(r"INSERT INTO evervec\.instance \(schema_version\) VALUES \((\d+)\)", sql())
+    if not found:
+        raise ValueError(f"{path()} names no version")
+    return int(found[1])
 
 
 def sql_for_a_transaction() -> str:

@@ -13,9 +13,9 @@ from django.db.migrations.state import ProjectState
 from django.db.utils import NotSupportedError
 from django.test import override_settings
 
+from django_evervec import triggers
 from django_evervec.checks import check_dimensions
 from django_evervec.operations import InstallEvervec, WatchModel
-from django_evervec.triggers import sql_for_a_transaction
 from tests.things.models import Poem
 
 SCHEMA = """
@@ -111,9 +111,20 @@ def test_the_settings_of_the_migrations_transaction_are_left_alone(scratch: Any)
     settings = "SELECT current_setting('search_path'), current_setting('client_min_messages'), current_setting('role')"
     before = rows(scratch, settings)
     with transaction.atomic(using="scratch"):
-        scratch.execute(sql_for_a_transaction(), None)
+        scratch.execute(triggers.sql_for_a_transaction(), None)
         assert rows(scratch, settings) == before
     assert rows(scratch, "SELECT count(*) FROM evervec.instance") == [(1,)]
+
+
+def test_a_newer_schema_is_left_as_it_is(scratch: Any) -> None:
+    scratch.execute(triggers.sql(), None)
+    version = "SELECT schema_version FROM evervec.instance"
+    assert rows(scratch, version) == [(triggers.version(),)]
+    scratch.execute("UPDATE evervec.instance SET schema_version = schema_version + 1")
+    scratch.execute("DROP FUNCTION evervec.explain_item")
+    migrate("0001")
+    assert rows(scratch, version) == [(triggers.version() + 1,)]
+    assert rows(scratch, "SELECT FROM pg_proc WHERE proname = 'explain_item'") == []
 
 
 def test_what_others_watch_is_not_uninstalled(scratch: Any) -> None:
