@@ -28,9 +28,10 @@ test: $(VENV)/.dev lint types ## lint, types, layers, unit and integration tests
 
 .PHONY: test-django django-example
 test-django: $(VENV)/.dev $(DJANGO:%=$(DJANGO_HOME)/.venv-%/.installed) ## django-evervec: a Django project on the whole stack, and a real browser (chromium); DJANGO=5.2 under one version
-	@for version in $(DJANGO); do \
-		echo "== django-evervec under Django $$version: mypy --strict, tests" && cd $(CURDIR)/$(DJANGO_HOME) && \
-		.venv-$$version/bin/mypy && .venv-$$version/bin/pytest || exit 1; done
+	@echo "== django-evervec: mypy --strict"
+	@cd $(DJANGO_HOME) && .venv-$(lastword $(DJANGO))/bin/mypy
+	@cd $(DJANGO_HOME) && for version in $(DJANGO); do \
+		echo "== django-evervec under Django $$version" && .venv-$$version/bin/pytest || exit 1; done
 
 django-example: $(VENV)/.stack $(DJANGO_HOME)/.venv-$(lastword $(DJANGO))/.installed ## run the Django example on the embedded stack, data in .evervec-django; Ctrl-C stops it
 	@$(DJANGO_HOME)/.venv-$(lastword $(DJANGO))/bin/python $(DJANGO_HOME)/example/run.py --evervec $(BIN)/evervec --data-dir .evervec-django

@@ -1,10 +1,21 @@
-"""The example's pages."""
+"""The example's pages, and how it is started."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from django.test import Client, override_settings
 
 from items.models import Item
-from tests.lab import settle
+from tests.conftest import PROGRAM
+from tests.lab import settle, until
 from tests.test_writes import item
 
 
@@ -37,3 +48,48 @@ def test_a_search_that_nothing_can_embed_says_so() -> None:
     assert page.status_code == 200
     assert b"start it, or check EVERVEC_DASHBOARD_URL" in page.content
     assert b"<b>camping" not in page.content
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that the user under whom PostgreSQL runs can reach."""
+    with tempfile.TemporaryDirectory(prefix="django-evervec-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_one_command_starts_it_all_and_stops_it(reachable: Path) -> None:
+    """What `make django-example` runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    run = Path(__file__).parents[1] / "example" / "run.py"
+    data_dir = reachable / "data"
+    unset = {"DJANGO_SETTINGS_MODULE", *(name for name in os.environ if name.startswith("EVERVEC_"))}
+    process = subprocess.Popen(
+        [sys.executable, run, "--evervec", PROGRAM, "--data-dir", data_dir, "--address", address],
+        env={name: value for name, value in os.environ.items() if name not in unset},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        page = until(lambda: get(f"http://{address}/items/1/") or process.poll() is not None)
+        assert process.poll() is None
+        assert "<h1>Schlagbohrmaschine mit Bohrersatz</h1>" in page
+        until(lambda: "Cordless drill, the good one" in (get(f"http://{address}/items/1/") or ""))
+        assert "Akkuschrauber" in (get(f"http://{address}/?q=cordless+screwdriver") or "")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 0, output
+    assert not (data_dir / "env").exists()
+    assert get(f"http://{address}/") is None
+
+
+def get(address: str) -> str | None:
+    try:
+        with urllib.request.urlopen(address) as answer:
+            text: str = answer.read().decode()
+            return text
+    except OSError:
+        return None
