@@ -1,4 +1,4 @@
-"""A workflow and an activity that some project has; a module of their own, since a workflow's is imported in a sandbox."""
+"""A workflow and an activity of some project, by themselves: the module of a workflow is imported in a sandbox."""
 
 from datetime import timedelta
 
