@@ -98,6 +98,7 @@ def test_one_instance_whoever_asks(service: EmbeddingTemporalService) -> None:
     assert found == [service] * 8
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # it is what gunicorn does
 def test_a_forked_process_has_an_instance_of_its_own(service: EmbeddingTemporalService) -> None:
     with pytest.raises(WorkflowNotFoundError):
         service.get_embedding_status("none")  # connected
