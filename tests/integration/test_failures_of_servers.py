@@ -135,7 +135,7 @@ def disk(stack_dir: Path, primary: PostgresServer) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-@pytest.mark.parametrize("sweep_threshold", [1, 64], ids=["sweep", "live"])
+@pytest.mark.parametrize("sweep_threshold", [1, 2 * ROWS], ids=["sweep", "live"])
 async def test_a_disk_is_full(primary: PostgresServer, disk: Path, temporal_address: str, sweep_threshold: int) -> None:
     ballast = disk / "ballast"
     changes = {"max_attempts": 1, "sweep_threshold": sweep_threshold}
