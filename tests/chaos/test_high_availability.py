@@ -236,12 +236,16 @@ async def editing(tables: list[Table]) -> AsyncIterator[None]:
 
 
 async def builds_of(site: Site, table: Table, key: str) -> set[str]:
-    """The builds of the workers that an item's workflow has had."""
+    """The builds of the workers that an item's workflow has had, in all of its runs."""
     instance = await site.value("SELECT evervec.instance_id()")
-    handle = site.client.get_workflow_handle(item_workflow_id(instance, table.source, key))
-    events = (await handle.fetch_history()).events
+    workflow_id = item_workflow_id(instance, table.source, key)
+    histories = [
+        await site.client.get_workflow_handle(workflow_id, run_id=run.run_id).fetch_history()
+        async for run in site.client.list_workflows(f"WorkflowId = '{workflow_id}'")
+    ]
     return {
         event.workflow_task_completed_event_attributes.worker_version.build_id
-        for event in events
+        for history in histories
+        for event in history.events
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
     }
