@@ -1,8 +1,6 @@
 """What goes wrong around evervec: what happens, what is told, how it heals. docs/failure-modes.md has the table."""
 
 import asyncio
-import os
-import signal
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
@@ -22,7 +20,6 @@ from evervec.temporal import start_sweep_workflow
 from tests.conftest import VERSION, in_database
 from tests.integration.listener_lab import Proxy
 from tests.integration.pipeline import DESTINATIONS, Site, Table, new_table, until
-from tests.integration.program import Program, programs
 
 DESTINATION = pytest.mark.parametrize("destination", DESTINATIONS)
 Logs = Sequence[MutableMapping[str, Any] | Mapping[str, Any]]
@@ -117,40 +114,6 @@ async def test_a_database_that_is_read_only_is_waited_for(site: Site) -> None:
         # Connections that were made meanwhile would stay read-only: both processes make new ones by themselves.
         await make_read_only(site, on=False)
         await table.fresh()
-
-
-@pytest.fixture
-async def server(stack_dir: Path) -> AsyncIterator[PostgresServer]:
-    """A server that a test may stop."""
-    server = PostgresServer(stack_dir / uuid.uuid4().hex, version=VERSION)
-    await server.start()
-    await apply_schema(server.conninfo())
-    try:
-        yield server
-    finally:
-        await server.stop()
-
-
-@pytest.mark.long
-async def test_a_server_that_crashes_and_recovers(
-    server: PostgresServer, temporal_address: str, tmp_path: Path
-) -> None:
-    async with Site.open(server.conninfo(), temporal_address) as site:
-        table = await new_table(site, "column")
-        listener, worker = (Program(name, site.settings, tmp_path / f"{name}.log") for name in ("listener", "worker"))
-        async with programs(listener, worker):
-            await worker.logged("worker ready")
-            await table.fill(3)
-            await table.fresh()
-            assert server.pid
-            os.kill(server.pid, signal.SIGKILL)
-            await listener.logged("PostgreSQL is away: reconnecting")
-            await server.stop()
-            await server.start()
-            async with await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True) as site.owner:
-                await table.do("UPDATE {t} SET name = 'edited after' WHERE id = 2")
-                await table.fresh()
-            assert (listener.code, worker.code) == (None, None)
 
 
 # ---- Temporal -----------------------------------------------------------------------------------------------------

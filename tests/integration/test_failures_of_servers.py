@@ -1,4 +1,4 @@
-"""What happens to PostgreSQL itself, for real: its machine is lost, its disk is full."""
+"""What happens to PostgreSQL itself, for real: it crashes, its machine is lost, its disk is full."""
 
 import os
 import shutil
@@ -69,6 +69,27 @@ async def standby(stack_dir: Path, primary: PostgresServer) -> AsyncIterator[Sta
         yield server
     finally:
         await server.stop()
+
+
+async def test_a_server_that_crashes_and_recovers(
+    primary: PostgresServer, temporal_address: str, tmp_path: Path
+) -> None:
+    async with Site.open(primary.conninfo(), temporal_address) as site:
+        table = await new_table(site, "column")
+        listener, worker = (Program(name, site.settings, tmp_path / f"{name}.log") for name in ("listener", "worker"))
+        async with programs(listener, worker):
+            await worker.logged("worker ready")
+            await table.fill(3)
+            await table.fresh()
+            assert primary.pid
+            os.kill(primary.pid, signal.SIGKILL)
+            await listener.logged("PostgreSQL is away: reconnecting")
+            await primary.stop()
+            await primary.start()
+            async with await psycopg.AsyncConnection.connect(primary.conninfo(), autocommit=True) as site.owner:
+                await table.do("UPDATE {t} SET name = 'edited after' WHERE id = 2")
+                await table.fresh()
+            assert (listener.code, worker.code) == (None, None)
 
 
 @pytest.mark.timeout(300)
