@@ -163,7 +163,7 @@ class Pages:
 
     async def server(self) -> ServerFacts:
         """What PostgreSQL says of itself."""
-        [row] = await self._rows("server")
+        [row] = await self._rows("server_facts")
         return ServerFacts(**row)
 
     async def _rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:

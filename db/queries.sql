@@ -279,6 +279,6 @@ LEFT JOIN evervec.backlog b ON b.source = s.name AND evervec.backlog_is_known();
 -- name: listeners
 SELECT pid, leads FROM evervec.listeners();
 
--- name: server
+-- name: server_facts
 SELECT current_setting('server_version') AS version, current_database() AS database,
        pg_notification_queue_usage() AS queue_usage, pg_is_in_recovery() AS standby;

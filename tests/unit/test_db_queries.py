@@ -1,0 +1,12 @@
+"""The named blocks of queries.sql."""
+
+import re
+from importlib.resources import files
+
+
+def test_no_name_is_given_twice() -> None:
+    """The second block would take the place of the first."""
+    names = re.findall(
+        r"^-- name: (\w+)$", files("db").joinpath("queries.sql").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(names) == sorted(set(names))
