@@ -159,7 +159,7 @@ class Pages:
 
     async def listeners(self) -> list[ListenerSession]:
         """The listeners that are connected, the leader first."""
-        return [ListenerSession(**row) for row in await self._rows("listeners")]
+        return [ListenerSession(**row) for row in await self._rows("listener_sessions")]
 
     async def server(self) -> ServerFacts:
         """What PostgreSQL says of itself."""

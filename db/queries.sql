@@ -276,7 +276,7 @@ FROM evervec.source s
 CROSS JOIN LATERAL (SELECT CASE WHEN evervec.is_sound(s) THEN evervec.is_large(s) ELSE false END AS large) AS large
 LEFT JOIN evervec.backlog b ON b.source = s.name AND evervec.backlog_is_known();
 
--- name: listeners
+-- name: listener_sessions
 SELECT pid, leads FROM evervec.listeners();
 
 -- name: server_facts
