@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Each has servers of its own and mostly waits: one more than a small machine has cores.
 TEST_PROCESSES ?= 3
 PICTURES := overview-desk-light overview-phone-dark item-desk-dark search-desk-light failures-phone-dark
+# Each of them has an environment of its own, integrations/django/.venv-5.2 and so on.
+DJANGO ?= 4.2 5.2
+DJANGO_HOME := integrations/django
 PEERS := cocoindex pgai pixeltable
 CHAOS = $(BIN)/python -m tests.chaos --seed $(or $(SEED),1)
 BENCH = $(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
@@ -30,6 +33,16 @@ test-browser: $(VENV)/.dev ## the dashboard in a real browser, before the whole 
 
 pictures: test-browser ## put the pictures that the browser tests take into docs/images
 	@for picture in $(PICTURES); do cp build/screenshots/$$picture.png docs/images/; done
+
+.PHONY: test-django django-example
+test-django: $(VENV)/.dev $(DJANGO:%=$(DJANGO_HOME)/.venv-%/.installed) ## django-evervec: a Django project on the whole stack, and a real browser (chromium); DJANGO=5.2 under one version
+	@echo "== django-evervec: mypy --strict"
+	@cd $(DJANGO_HOME) && .venv-$(lastword $(DJANGO))/bin/mypy
+	@cd $(DJANGO_HOME) && for version in $(DJANGO); do \
+		echo "== django-evervec under Django $$version" && .venv-$$version/bin/pytest || exit 1; done
+
+django-example: $(VENV)/.stack $(DJANGO_HOME)/.venv-$(lastword $(DJANGO))/.installed ## run the Django example on the embedded stack, data in .evervec-django; Ctrl-C stops it
+	@$(DJANGO_HOME)/.venv-$(lastword $(DJANGO))/bin/python $(DJANGO_HOME)/example/run.py --evervec $(BIN)/evervec --data-dir .evervec-django
 
 test-long: $(VENV)/.dev ## what takes longer: a table of a million rows is watched and filled
 	@echo "== long tests"
@@ -72,7 +85,7 @@ format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DJANGO_HOME)/.venv-* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	@echo "== making a virtual environment in $(VENV)"
@@ -88,6 +101,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "== installing evervec with everything that its tests need into $(VENV) (about 1.5 GB, once)"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.stack
+
+$(DJANGO_HOME)/.venv-%/.installed: $(DJANGO_HOME)/pyproject.toml $(DJANGO_HOME)/constraints.txt
+	@echo "== installing django-evervec and Django $* into $(@D)"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -c $(DJANGO_HOME)/constraints.txt "Django~=$*.0" -e '$(DJANGO_HOME)[lint]'
+	@touch $@
 
 # A peer that cannot be installed is missing from the table; the others are measured all the same.
 build/peers/%/.installed: tests/bench/peers/requirements-%.txt

@@ -1,11 +1,18 @@
 """How a command runs asynchronous code: once, or until somebody stops it."""
 
 import asyncio
+import os
 import signal
+import sys
+import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from evervec.log import get_logger
+
 T = TypeVar("T")
+
+log = get_logger(__name__)
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
@@ -13,15 +20,16 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(main)
 
 
-def run_until_stopped(main: Coroutine[Any, Any, None]) -> None:
+def run_until_stopped(main: Coroutine[Any, Any, None], within: float | None = None) -> None:
     """Run a service until it ends, or until Ctrl-C or SIGTERM cancels it: then it has stopped as it should.
 
-    A second signal changes nothing: the service is stopping already, in bounded time.
+    A second signal changes nothing: the service is stopping already, in bounded time. One that may be killed at any
+    moment ends `within` so many seconds, come what may.
     """
-    asyncio.run(_until_stopped(main))
+    asyncio.run(_until_stopped(main, within))
 
 
-async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
+async def _until_stopped(main: Coroutine[Any, Any, None], within: float | None) -> None:
     loop = asyncio.get_running_loop()
     task = loop.create_task(main)
     asked: list[signal.Signals] = []
@@ -30,6 +38,8 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
         if not asked:
             asked.append(stop_signal)
             task.cancel()
+            if within is not None:
+                _end_within(within)
 
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(stop_signal, stop, stop_signal)
@@ -38,3 +48,16 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         if not asked:
             raise
+
+
+def _end_within(seconds: float) -> None:
+    """End this process when the time is up; by a thread, since the loop may have ended and something else hang."""
+    deadline = threading.Timer(seconds, _give_up, (seconds,))
+    deadline.daemon = True
+    deadline.start()
+
+
+def _give_up(seconds: float) -> None:
+    log.warning("ended without an orderly stop: a server does not answer", seconds=seconds)
+    sys.stderr.flush()
+    os._exit(0)

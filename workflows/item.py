@@ -31,6 +31,10 @@ STATE = SearchAttributeKey.for_keyword(STATE_ATTRIBUTE)
 
 ATTEMPT_TIMEOUT = timedelta(minutes=10)
 SHORTEST_TIMER = 0.01
+MOST_ROUNDS = 10
+"""In one run. A worker keeps in memory what has happened in each run that is open, some 5 kB a round."""
+SHORT_RUNS = "short runs"
+"""What runs of before do not know: they go on until their history is long."""
 
 # The state after each outcome. The others leave the item pending: what they wait for sends a signal of its own.
 SETTLED = {
@@ -89,12 +93,17 @@ class ItemEmbeddingWorkflow:
 
     @workflow.run
     async def run(self, _start: ItemWorkflowInput) -> None:
-        """Embed while there are changes; end when idle or when the item is gone, continue as new when suggested."""
+        """Embed while there are changes; end when idle or when the item is gone, begin a new run when this is long."""
         self._idle_timer = asyncio.create_task(self._idle())
         while await self._next_change():
-            if workflow.info().is_continue_as_new_suggested():
+            if self._is_long():
                 self._continue_as_new()
             await self._round()
+
+    def _is_long(self) -> bool:
+        if workflow.info().is_continue_as_new_suggested():
+            return True
+        return self._rounds >= self._start.rounds + MOST_ROUNDS and workflow.patched(SHORT_RUNS)
 
     async def _next_change(self) -> bool:
         """Wait for a change; False when it is time to end.

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +36,7 @@ def main() -> None:
         arguments.seed,
         arguments.faults,
         arguments.rate,
-        SHORT if arguments.short else Times(),
+        _times(arguments),
         QUICK_TABLES if arguments.short else TABLES,
         kinds=arguments.only or tuple(KINDS),
     )
@@ -63,11 +64,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--rate", type=float, default=40.0, help="transactions a second")
     parser.add_argument("--short", action="store_true", help="faults that are short and follow each other quickly")
+    parser.add_argument("--pause", type=float, metavar="SECONDS", help="how long each SIGSTOP lasts")
     parser.add_argument(
         "--only", action="append", choices=list(KINDS), metavar="KIND", help="this kind; may be repeated"
     )
     parser.add_argument("--keep", type=Path, help="where to copy the logs when something is wrong")
     return parser.parse_args()
+
+
+def _times(arguments: argparse.Namespace) -> Times:
+    times = SHORT if arguments.short else Times()
+    return replace(times, pauses=(arguments.pause,)) if arguments.pause else times
 
 
 async def _run(orders: Orders, folder: Path, console: Console) -> Report:

@@ -1,6 +1,7 @@
 """What a writer does to its rows: each a statement, and what it leaves of them."""
 
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -40,6 +41,8 @@ class Hand:
         self.chance = chance
         self.former: dict[Key, Row] = {}
         """What rows were before they were edited last."""
+        self.edited: deque[Key] = deque(maxlen=2)
+        """Rows that were edited last."""
         self._keys = [Key(table, number * ROOM + n) for n in range(ROOM)]
 
     def there(self, draft: Draft) -> list[Key]:
@@ -99,7 +102,15 @@ async def upsert(hand: Hand, connection: Connection, draft: Draft) -> None:
 async def edit(hand: Hand, connection: Connection, draft: Draft) -> None:
     if (key := hand.one(hand.there(draft))) and (row := draft.get(key)):
         hand.former[key] = row
+        hand.edited.append(key)
         await _update(hand, connection, draft, key, row._replace(name=hand.text(), description=hand.row().description))
+
+
+async def edit_again(hand: Hand, connection: Connection, draft: Draft) -> None:
+    """In a later transaction, mostly: perhaps while the first text is embedded, or somebody else holds the row."""
+    key = hand.one([key for key in hand.edited if draft.get(key)])
+    if key and (row := draft.get(key)):
+        await _update(hand, connection, draft, key, row._replace(name=hand.text()))
 
 
 async def edit_one_column(hand: Hand, connection: Connection, draft: Draft) -> None:
@@ -206,6 +217,7 @@ MIX: dict[Change, float] = {
     insert: 14,
     upsert: 6,
     edit: 24,
+    edit_again: 12,
     edit_one_column: 8,
     revert: 8,
     edit_and_revert: 4,

@@ -1,5 +1,6 @@
 """What was committed, told apart from what is not known, in the harness's own memory."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -42,6 +43,8 @@ class Ledger:
     rows: Rows = field(default_factory=dict)
     changed: set[Key] = field(default_factory=set)
     """All keys that were ever written."""
+    lately: deque[Key] = field(default_factory=lambda: deque(maxlen=4))
+    """Rows that were written last."""
 
     def commit(self, changes: Mapping[Key, Row | None]) -> None:
         """The transaction was committed."""
@@ -51,6 +54,7 @@ class Ledger:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = row
+                self.lately.append(key)
 
     def settle(self, changes: Changes, found: Mapping[Key, Row]) -> bool:
         """Whether a transaction whose answer was lost had been committed, seen from what is there now; notes it.

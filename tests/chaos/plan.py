@@ -13,8 +13,9 @@ class Times:
     """Between two faults, on average."""
     down: float = 5.0
     """How long at most what was killed stays away."""
-    pauses: tuple[float, ...] = (14.0, 14.0, 25.0, 45.0)
-    """How long a process may be stopped: longer than heartbeats and pings, longer than pools and signals wait."""
+    pauses: tuple[float, ...] = (14.0, 14.0, 25.0, 75.0)
+    """How long a process may be stopped: longer than heartbeats and pings, longer than pools and signals wait, longer
+    than an activity without heartbeats may take."""
     visit: float = 30.0
     """How long what lasts a while lasts on average: another process, a full queue."""
 

@@ -1,12 +1,14 @@
 """A place for one process, which is started again whenever it ends: what a service manager does."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from evervec.settings import Settings
 from tests.integration.pipeline import until
@@ -82,6 +84,18 @@ class Post:
         """Wait until the process that runs here now is at work."""
         event = '"worker ready"' if self.command == "worker" else '"listener started"'
         await until(lambda: event in self._said(), seconds)
+
+    def lines(self, event: str) -> Iterator[dict[str, Any]]:
+        """What has been logged here of an event; a line that a process was killed over is left out."""
+        if not self.log.exists():
+            return
+        with self.log.open(errors="replace") as log:
+            for line in log:
+                if event in line:
+                    with suppress(json.JSONDecodeError):
+                        logged = json.loads(line)
+                        if logged["event"] == event:
+                            yield logged
 
     def tracebacks(self) -> int:
         """How many of these its log holds: an error that evervec did not foresee."""

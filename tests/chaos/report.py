@@ -1,6 +1,7 @@
 """What a run tells in the end."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,10 @@ COLUMNS = ("source", "rows", "eligible", "fresh", "stale", "failed", "orphaned",
 def tell(report: Report, console: Console) -> bool:
     """Print the tables of a run; whether all is as it should be."""
     console.print(_faults(report))
-    console.print(_transactions(report))
+    console.print(
+        _counts(f"{report.rate:.1f} writes/s for {report.seconds:.0f} s", "transactions", _transactions(report))
+    )
+    console.print(_counts("what workers did", "items", report.findings.outcomes))
     console.print(_verified(report))
     settled = "never" if report.settled is None else f"{report.settled:.0f} s"
     console.print(f"settled in {settled}; {report.findings.compared} rows compared with the ledger")
@@ -39,14 +43,16 @@ def _faults(report: Report) -> Table:
     return table
 
 
-def _transactions(report: Report) -> Table:
-    tally = report.tally
-    table = Table(title=f"{report.rate:.1f} writes/s for {report.seconds:.0f} s")
-    table.add_column("transactions")
+def _transactions(report: Report) -> dict[str, int]:
+    return {**report.tally.outcomes, "failed for another reason": len(report.tally.errors)}
+
+
+def _counts(title: str, name: str, counts: Mapping[str, int]) -> Table:
+    table = Table(title=title)
+    table.add_column(name)
     table.add_column("", justify="right")
-    for outcome, count in sorted(tally.outcomes.items()):
+    for outcome, count in sorted(counts.items()):
         table.add_row(outcome, str(count))
-    table.add_row("failed for another reason", str(len(tally.errors)))
     return table
 
 

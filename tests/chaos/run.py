@@ -66,8 +66,9 @@ class Report:
 
     @property
     def rate(self) -> float:
-        """Transactions with changes that were committed a second."""
-        return self.tally.committed / self.seconds if self.seconds else 0.0
+        """Transactions with changes that were committed a second, of those in which PostgreSQL was there."""
+        away = sum(one.seconds for one in self.struck if KINDS[one.strike.kind].stops_writers)
+        return self.tally.committed / (self.seconds - away) if self.seconds > away else 0.0
 
     @property
     def wrong(self) -> list[str]:

@@ -138,7 +138,7 @@ async def cancelled(bench: Lab) -> Handle:
     return handle
 
 
-async def continued_between_rounds(bench: Lab) -> Handle:
+async def continued_after_its_rounds(bench: Lab) -> Handle:
     """The first of two runs."""
     key, rounds = new_key(), 1
     handle = await bench.change(key, "embedded")
@@ -263,7 +263,7 @@ SCENARIOS: list[Callable[[Lab], Awaitable[Handle]]] = [
     gone,
     idle,
     cancelled,
-    continued_between_rounds,
+    continued_after_its_rounds,
     continued_during_a_round,
 ]
 SWEEPS: list[Callable[[SweepLab], Awaitable[Handle]]] = [

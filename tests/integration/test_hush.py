@@ -14,11 +14,15 @@ from db.outbox import Outbox
 from evervec.errors import DatabaseError
 from evervec.temporal import sweep_workflow_id
 from listener.daemon import Listener
+from listener.lookout import Lookout, Reader
+from listener.notify import Ear
 from tests.integration.listener_lab import WATCH, Lab, eventually
 
 BELL = 731031240
 WRITERS = 4
 ROWS = 500
+TRIES = 20
+MARK = "somebody else's"
 HUSHED = """
     SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = %s
@@ -126,17 +130,59 @@ async def test_a_flood_of_a_source_that_is_not_paused_loses_nothing(lab: Lab) ->
         await eventually(lab.all_fresh, seconds=60)
 
 
-async def test_what_was_not_rung_is_found_when_the_hush_is_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+class Noted:
+    """When what happened in a listener."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+        """A notification `MARK` was heard."""
+        self.looks: list[float] = []
+        """A look into the outbox began, which has ended."""
+
+    def looked(self) -> bool:
+        """Whether all that was rung before the last mark has had its look."""
+        return bool(self.looks) and self.looks[-1] >= self.marks[-1]
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> Noted:
+    noted, hear, look = Noted(), Ear.hear, Lookout.look
+
+    def note_mark(ear: Ear, payload: str) -> None:
+        hear(ear, payload)
+        if payload == MARK:
+            noted.marks.append(time.monotonic())
+
+    async def note_look(lookout: Lookout, outbox: Reader) -> None:
+        began = time.monotonic()
+        await look(lookout, outbox)
+        noted.looks.append(began)
+
+    monkeypatch.setattr(Ear, "hear", note_mark)
+    monkeypatch.setattr(Lookout, "look", note_look)
+    return noted
+
+
+async def test_what_was_not_rung_is_found_when_the_hush_is_over(
+    lab: Lab, noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("listener.hush.FIRST_SECONDS", 1.0)
     monkeypatch.setattr("listener.lookout.IDLE_SECONDS", 600.0)
     await lab.do("SELECT evervec.pause('items')")
-    async with lab.listener() as listener, flood(lab):
-        await eventually(lambda: hushed(lab))
-        await asyncio.sleep(0.2)  # the look that follows the last rings before the hush is over
-        await lab.do("INSERT INTO other VALUES (1, 'saw')")
-        assert await hushed(lab)
-        assert listener.status().hushed == 0
-        await eventually(lambda: lab.signals("1", "other"))
+    async with lab.listener() as listener:
+        for key in range(1, TRIES):
+            async with flood(lab):
+                await eventually(lambda: hushed(lab))
+            # What was rung before is heard before this; the look that follows is the last one until the hush is over.
+            await lab.do("SELECT pg_notify('evervec', %s)", MARK)
+            await eventually(lambda key=key: len(noted.marks) == key)
+            await eventually(noted.looked)
+            heard = listener.status().heard
+            await lab.do("INSERT INTO other VALUES (%s, 'saw')", key)
+            await eventually(lambda key=key: lab.signals(str(key), "other"))
+            if listener.status().heard == heard:
+                return
+    pytest.fail("each hush was over before there was an edit in it")
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])

@@ -20,6 +20,7 @@ from tests.integration.temporal_lab import (
     until,
     until_rounds,
 )
+from workflows.item import MOST_ROUNDS
 
 EVENT_BUDGET = 10
 
@@ -60,13 +61,29 @@ async def test_an_edit_costs_few_history_events(temporal_address: str) -> None:
         handle = await bench.change(key, "hash-0")
         await until_rounds(handle, 1)
         before = await history_length(handle)
-        edits = 10
+        edits = MOST_ROUNDS - 1
         for number in range(1, edits + 1):
             await bench.change(key, f"hash-{number}")
             await until_rounds(handle, 1 + number)
         events = (await history_length(handle) - before) / edits
         print(f"history events of one live edit of an item whose workflow exists: {events:g}")  # noqa: T201
         assert events <= EVENT_BUDGET
+
+
+async def test_a_run_has_few_rounds_and_the_next_one_goes_on(temporal_address: str) -> None:
+    async with lab(temporal_address) as bench:
+        key = new_key()
+        for number in range(MOST_ROUNDS):
+            handle = await bench.change(key, f"hash-{number}")
+            await until_rounds(handle, number + 1)
+        first = (await handle.describe()).run_id
+        assert (await handle.describe()).raw_description.workflow_execution_info.first_run_id == first
+        handle = await bench.change(key, "hash-last")
+        status = await until_rounds(handle, MOST_ROUNDS + 1)
+        assert (await handle.describe()).run_id != first
+        assert (status.content_hash, status.rounds) == ("hash-last", MOST_ROUNDS + 1)
+        assert await history_length(handle) < 2 * EVENT_BUDGET
+        assert len(bench.activity.requests) == MOST_ROUNDS + 1
 
 
 async def test_states_can_be_listed(temporal_address: str) -> None:
