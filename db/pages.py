@@ -159,11 +159,11 @@ class Pages:
 
     async def listeners(self) -> list[ListenerSession]:
         """The listeners that are connected, the leader first."""
-        return [ListenerSession(**row) for row in await self._rows("listeners")]
+        return [ListenerSession(**row) for row in await self._rows("listener_sessions")]
 
     async def server(self) -> ServerFacts:
         """What PostgreSQL says of itself."""
-        [row] = await self._rows("server")
+        [row] = await self._rows("server_facts")
         return ServerFacts(**row)
 
     async def _rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:

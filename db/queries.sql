@@ -276,9 +276,9 @@ FROM evervec.source s
 CROSS JOIN LATERAL (SELECT CASE WHEN evervec.is_sound(s) THEN evervec.is_large(s) ELSE false END AS large) AS large
 LEFT JOIN evervec.backlog b ON b.source = s.name AND evervec.backlog_is_known();
 
--- name: listeners
+-- name: listener_sessions
 SELECT pid, leads FROM evervec.listeners();
 
--- name: server
+-- name: server_facts
 SELECT current_setting('server_version') AS version, current_database() AS database,
        pg_notification_queue_usage() AS queue_usage, pg_is_in_recovery() AS standby;

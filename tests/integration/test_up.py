@@ -191,7 +191,8 @@ def test_starts_what_died_again(start: Callable[..., Up]) -> None:
         return set(now) == set(before) and all(now[name].pid != before[name].pid for name in now)
 
     wait_until(mended, "starting what died again")
-    wait_until(lambda: up.output.count("started worker") == 2, "the worker's return")
+    parts = ("PostgreSQL", "Temporal", "listener", "worker", "dashboard")
+    wait_until(lambda: all(up.output.count(f"started {part}") >= 2 for part in parts), "the return of all of them")
     with up.connect() as connection:
         assert connection.execute("SELECT count(*) FROM evervec.source").fetchone() == (0,)
     assert up.output.count("was ended by SIGKILL; starting it again") == len(before)
