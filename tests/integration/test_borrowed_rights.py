@@ -196,7 +196,7 @@ def test_default_privileges_hand_out_no_trigger_function(postgres: str, template
             "SELECT count(*), count(*) FILTER (WHERE has_function_privilege('evervec_viewer', oid, 'EXECUTE')) "
             "FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND prorettype = 'trigger'::regtype"
         )
-        assert run(owner, trigger_functions) == [(4, 0)]
+        assert run(owner, trigger_functions) == [(5, 0)]
 
 
 async def test_a_schema_that_somebody_else_made_is_not_installed_into(empty_database: str) -> None:

@@ -56,6 +56,7 @@ async def said(
                 listener, worker = await at.asked()
                 return (
                     value(listener, "evervec_outbox_items", source="items", state="failed") == 1
+                    and value(listener, "evervec_outbox_items", source="items", state="pending") == 0
                     and value(listener, "evervec_notifications_total", kind="foreign") == 1
                     and value(worker, "evervec_items_total", outcome="embedded") >= 3 + BULK
                     and value(worker, "evervec_items_total", outcome="unchanged") >= 1
