@@ -152,6 +152,11 @@ class Lab:
         """Whether the source's sweep is at work."""
         return await sweep_is_open(self.client, self.instance, source)
 
+    async def bell_is_free(self) -> bool:
+        """Whether somebody who writes now can ring."""
+        rows = await self.owner.execute("SELECT pg_try_advisory_xact_lock(731031240, evervec.bell(now()))")
+        return await rows.fetchone() == (True,)
+
     async def safety_net(self, task_queue: str) -> None:
         """Wait until there is the safety net's schedule, for this task queue."""
 
