@@ -1,6 +1,7 @@
 """The dashboard as a process: how it starts, what it refuses, how it stops."""
 
 import asyncio
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -17,6 +19,7 @@ from db.connection import open_pool
 from db.listen import NotificationStream
 from db.pages import Pages
 from evervec.settings import Settings
+from service.refire import PAGE_SIZE
 from tests.integration.dashboard_lab import NOWHERE, TOKEN
 from tests.integration.pipeline import until
 from tests.integration.program import Program, programs
@@ -24,6 +27,7 @@ from tests.integration.service_lab import open_lab
 
 STOP_SECONDS = 30.0
 """A bound for a busy machine; requests are cut off after two seconds."""
+ROWS = PAGE_SIZE + 500
 
 
 def settings(database: str, **changes: Any) -> Settings:
@@ -70,6 +74,30 @@ async def test_it_stops_soon_though_somebody_looks(database: str, tmp_path: Path
         await anext(lines)
         async with asyncio.timeout(STOP_SECONDS):
             assert await program.end(signal.SIGTERM) == 0
+
+
+async def test_what_a_backfill_has_enqueued_when_it_stops_is_embedded(database: str, tmp_path: Path) -> None:
+    async with (
+        open_lab(database) as lab,
+        served(database, tmp_path / "log") as (program, url),
+        httpx2.AsyncClient(timeout=60, base_url=url) as http,
+        await psycopg.AsyncConnection.connect(database) as user,
+    ):
+        await lab.fill()
+        await lab.do("INSERT INTO items (id, name, description) SELECT n, n, n FROM generate_series(1, %s) AS n", ROWS)
+        await lab.work()
+        csrf = re.search(r'name="csrf" value="([^"]+)"', (await http.get("/sources")).text)
+        assert csrf
+        await user.execute("UPDATE items SET name = 'not yet' WHERE id = %s", (ROWS,))  # the last page waits for it
+        form = {"csrf": csrf[1], "source": "items", "everything": "yes"}
+        await http.post("/sources/backfill", data=form)
+        await until(lambda: lab.value("SELECT count(*) = %s FROM evervec.outbox WHERE forced", PAGE_SIZE))
+        assert await program.end(signal.SIGTERM) == 0
+        await user.rollback()
+        began = await lab.value("SELECT now()")
+        await lab.work()
+        assert await lab.value("SELECT count(*) FROM items WHERE embedded_at >= %s", began) == PAGE_SIZE
+        assert await lab.value("SELECT eligible = fresh FROM evervec.status")
 
 
 @pytest.mark.parametrize(
