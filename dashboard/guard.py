@@ -13,7 +13,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import Request
 
 from evervec.errors import ConfigurationError
-from evervec.settings import Settings
+from evervec.settings import Settings, split_address
 
 COOKIE = "evervec_session"
 SESSION_SECONDS = 7 * 24 * 3600
@@ -61,11 +61,10 @@ class Visitor:
 
 def parse_address(text: str) -> Address:
     """A `host:port`, or `[::1]:port`; ConfigurationError when it is none."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
-        raise ConfigurationError(f"EVERVEC_DASHBOARD_ADDRESS is not a host:port: {text!r}")
-    return Address(host, int(port))
+    try:
+        return Address(*split_address(text))
+    except ValueError:
+        raise ConfigurationError(f"EVERVEC_DASHBOARD_ADDRESS is not a host:port: {text!r}") from None
 
 
 def is_loopback(host: str) -> bool:
