@@ -212,8 +212,11 @@ async def test_a_source_is_paused_throttled_and_backfilled(browser: Browser, lab
     async def enqueued() -> bool:
         return await lab.value("SELECT count(*) FILTER (WHERE forced) FROM evervec.outbox") == 2
 
+    async def limited() -> bool:
+        return await lab.value("SELECT rate FROM evervec.source") == 7
+
     await until(enqueued)
-    assert await lab.value("SELECT rate FROM evervec.source") == 7
+    await until(limited)
     assert "2 items will not be embedded again" in await browser.post("/sources/cancel", source="items")
     assert await lab.value("SELECT count(*) FILTER (WHERE forced) FROM evervec.outbox") == 0
     await browser.get("/sources")
