@@ -23,6 +23,8 @@ def exit_code_of(action: Callable[[], object]) -> int:
         return _tell(f"{error.format_message()} (--help tells more)", error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         return _tell("interrupted", INTERRUPTED)
+    except SystemExit as exited:  # how Typer ends when a shell asks it for completions
+        return exited.code if isinstance(exited.code, int) else int(exited.code is not None)
     except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line and an exit code
         return _tell_unexpected(error)
     return result if isinstance(result, int) else 0

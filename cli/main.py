@@ -1,6 +1,5 @@
 """`evervec`: the commands, put together."""
 
-import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 from cli.commands import check, demo, doctor, find, look, processes, setup, status, up, work
 from cli.errors import exit_code_of
 from cli.examples import examples_help
+from cli.processes import exit_without_teardown
 from cli.reference import environment_help
 from evervec.errors import ConfigurationError
 from evervec.log import configure_logging
@@ -62,7 +62,7 @@ def evervec(
 
 def run() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(exit_code_of(lambda: app(standalone_mode=False)))
+    exit_without_teardown(lambda: exit_code_of(lambda: app(standalone_mode=False)))
 
 
 if __name__ == "__main__":

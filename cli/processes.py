@@ -1,18 +1,39 @@
 """How a command runs asynchronous code: once, or until somebody stops it."""
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn, TypeVar
 
 from evervec.log import get_logger
 
 T = TypeVar("T")
 
 log = get_logger(__name__)
+
+
+def exit_without_teardown(action: Callable[[], int]) -> NoReturn:
+    """Exit with the code that the action returns, after everything but the teardown of the interpreter.
+
+    In that, a thread of Temporal's client that is about to hand over an answer aborts the process or makes it hang:
+    https://github.com/temporalio/sdk-python/issues/300
+    """
+    code = 1
+
+    def leave() -> None:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+                stream.flush()
+        os._exit(code)
+
+    atexit.register(leave)  # what is registered first, and so before what the action imports, runs last
+    code = action()
+    sys.exit(code)
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
