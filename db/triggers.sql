@@ -1523,7 +1523,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   SELECT o.source, o.item_key, o.content_hash, o.version
   FROM unnest(p_sources, p_item_keys) AS k (source, item_key)
-  JOIN evervec.outbox o ON o.source = k.source AND o.item_key = k.item_key
+  CROSS JOIN LATERAL (
+    SELECT * FROM evervec.outbox WHERE outbox.source = k.source AND outbox.item_key = k.item_key OFFSET 0) AS o
   JOIN evervec.source s ON s.name = o.source
   WHERE o.state = 'pending' AND NOT s.paused
 $$;
@@ -1911,15 +1912,16 @@ DECLARE
   keys    text[];
   vectors int := cardinality(array_remove(p_hashes, NULL));
   locked  text[];
+  places  tid[];
   written text[];
 BEGIN
   -- With the table held, no watch() can alter the source between what is read of it here and the end.
   EXECUTE format('LOCK TABLE ONLY %s IN ROW SHARE MODE', (evervec.get_source(p_source)).relation);
   s := evervec.get_source(p_source);
   keys := evervec.valid_keys(s, p_item_keys);
-  EXECUTE format('SELECT array_agg(x.k) FROM (SELECT t.%1$I::text AS k FROM %2$s AS t WHERE %3$s '
-                 'ORDER BY t.%1$I FOR NO KEY UPDATE SKIP LOCKED) AS x', s.key_column, evervec.relation_sql(s.relation),
-                 evervec.keys_sql(s, '$1')) INTO locked USING keys;
+  EXECUTE format('SELECT array_agg(x.k), array_agg(x.place) FROM (SELECT t.%1$I::text AS k, t.ctid AS place FROM %2$s AS t '
+                 'WHERE %3$s ORDER BY t.%1$I FOR NO KEY UPDATE SKIP LOCKED) AS x', s.key_column,
+                 evervec.relation_sql(s.relation), evervec.keys_sql(s, '$1')) INTO locked, places USING keys;
 
   -- The locked rows can't change any more: this statement sees what the vectors are compared with.
   -- Vectors of another model's dimension come with hashes that fit no row; pgvector refuses them where a hash does fit.
@@ -1929,7 +1931,7 @@ BEGIN
         ERRCODE = 'invalid_parameter_value';
     END IF;
     EXECUTE evervec.write_sql(s) INTO written
-    USING locked, p_item_keys, p_hashes, p_vectors, cardinality(p_vectors) / vectors, s.model_label, clock_timestamp();
+    USING locked, p_item_keys, p_hashes, p_vectors, cardinality(p_vectors) / vectors, s.model_label, clock_timestamp(), places;
   END IF;
 
   RETURN QUERY EXECUTE format($sql$
@@ -1945,11 +1947,14 @@ BEGIN
         ELSE 'superseded' END AS outcome
       FROM unnest($1, $2) AS k (item_key, version) LEFT JOIN item AS i ON i.item_key = k.item_key
     ), waiting AS MATERIALIZED (
-      SELECT o.source, o.item_key FROM evervec.outbox o JOIN seen ON seen.item_key = o.item_key
-      WHERE o.source = $5 AND o.version = seen.version AND seen.outcome IN ('embedded', 'unchanged', 'ineligible', 'gone')
-      ORDER BY o.item_key FOR UPDATE OF o SKIP LOCKED
+      SELECT o.place
+      FROM (SELECT * FROM seen WHERE seen.outcome IN ('embedded', 'unchanged', 'ineligible', 'gone')
+            ORDER BY seen.item_key) AS done
+      CROSS JOIN LATERAL (
+        SELECT o.ctid AS place FROM evervec.outbox o
+        WHERE o.source = $5 AND o.item_key = done.item_key AND o.version = done.version FOR UPDATE SKIP LOCKED) AS o
     ), acknowledged AS (
-      DELETE FROM evervec.outbox o USING waiting w WHERE o.source = w.source AND o.item_key = w.item_key
+      DELETE FROM evervec.outbox o USING waiting w WHERE o.ctid = w.place
     )
     SELECT seen.item_key, seen.outcome FROM seen
     $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$6')))
@@ -1958,27 +1963,30 @@ BEGIN
         ARRAY(SELECT unnest(keys) EXCEPT ALL SELECT unnest(written));
 END $$;
 
--- The write of a write-back: $1 the locked keys, $2 all keys, $3 hashes, $4 vectors, $5 dimension, $6 model, $7 time.
+-- The write of a write-back: $1 the locked keys, $2 all keys, $3 hashes, $4 vectors, $5 dimension, $6 model, $7 time, $8 where
+-- the locked rows are: by that they are found again, whatever the planner believes of the table, but for partitions.
 CREATE OR REPLACE FUNCTION evervec.write_sql(s evervec.source) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format($sql$
     WITH given AS MATERIALIZED (
-      SELECT g.k::%1$s AS id, g.h, ($4[(g.n - 1) * $5 + 1 : g.n * $5])::%2$s.vector AS v
+      SELECT g.k::%1$s AS id, l.place, g.h, ($4[(g.n - 1) * $5 + 1 : g.n * $5])::%2$s.vector AS v
       FROM (SELECT u.k, u.h, count(u.h) OVER (ORDER BY u.ord) AS n
             FROM unnest($2, $3) WITH ORDINALITY AS u (k, h, ord)) AS g
-      WHERE g.h IS NOT NULL AND g.k = ANY ($1)
+      JOIN unnest($1, $8) AS l (k, place) ON l.k = g.k
+      WHERE g.h IS NOT NULL
     ), item AS MATERIALIZED (
       -- Each hash is computed once, whichever way the join goes.
       SELECT i.id, i.content_hash FROM (%3$s) AS i WHERE i.eligible
     ), fit AS MATERIALIZED (
-      SELECT i.id, g.h, g.v FROM item AS i JOIN given g ON g.id = i.id AND g.h = i.content_hash
+      SELECT i.id, g.place, g.h, g.v FROM item AS i JOIN given g ON g.id = i.id AND g.h = i.content_hash
     ), written AS (%4$s)
     SELECT array_agg(written.k) FROM written
     $sql$, s.key_type, evervec.vector_schema(), evervec.items_sql(s, evervec.keys_sql(s, '$1')),
     format(CASE s.destination
       WHEN 'column' THEN
         'UPDATE %1$s AS t SET %3$I = fit.v, %4$I = fit.h, %5$I = $6, %6$I = $7 FROM fit '
-        'WHERE t.%2$I = fit.id RETURNING t.%2$I::text AS k'
+        'WHERE ' || CASE WHEN (SELECT c.relkind FROM pg_class c WHERE c.oid = s.relation) = 'r'
+          THEN 't.ctid = fit.place' ELSE 't.%2$I = fit.id' END || ' RETURNING t.%2$I::text AS k'
       ELSE
         'INSERT INTO %7$s AS e (%2$I, %3$I, %4$I, %5$I, %6$I) SELECT fit.id, fit.v, fit.h, $6, $7 FROM fit '
         'ON CONFLICT (%2$I) DO UPDATE SET %3$I = excluded.%3$I, %4$I = excluded.%4$I, %5$I = excluded.%5$I, '
@@ -1997,16 +2005,16 @@ CREATE OR REPLACE FUNCTION evervec.record_failures(
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   WITH bad AS MATERIALIZED (
-    SELECT o.item_key, k.error FROM unnest(p_item_keys, p_versions, p_errors) AS k (item_key, version, error)
+    SELECT o.place, k.error FROM unnest(p_item_keys, p_versions, p_errors) AS k (item_key, version, error)
     CROSS JOIN LATERAL (
-      SELECT o.item_key FROM evervec.outbox o
+      SELECT o.ctid AS place FROM evervec.outbox o
       WHERE o.source = p_source AND o.item_key = k.item_key AND o.version = k.version FOR UPDATE SKIP LOCKED) AS o
   ), failed AS (
     UPDATE evervec.outbox o SET attempts = o.attempts + 1, last_error = left(bad.error, 500),
       state = CASE WHEN o.attempts + 1 >= p_max_attempts THEN 'failed' ELSE 'pending' END,
       failed_at = CASE WHEN o.attempts + 1 >= p_max_attempts THEN clock_timestamp() END,
       due_at = clock_timestamp() + least(2 ^ least(o.attempts, 10), 300) * interval '1 second'
-    FROM bad WHERE o.source = p_source AND o.item_key = bad.item_key
+    FROM bad WHERE o.ctid = bad.place
     RETURNING o.item_key, o.state
   )
   SELECT failed.item_key FROM failed WHERE failed.state = 'failed'
@@ -2019,14 +2027,13 @@ CREATE OR REPLACE FUNCTION evervec.note_errors(
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   WITH waiting AS MATERIALIZED (
-    SELECT o.item_key FROM unnest(p_item_keys, p_versions) AS k (item_key, version)
+    SELECT o.place FROM unnest(p_item_keys, p_versions) AS k (item_key, version)
     CROSS JOIN LATERAL (
-      SELECT o.item_key FROM evervec.outbox o
+      SELECT o.ctid AS place FROM evervec.outbox o
       WHERE o.source = p_source AND o.item_key = k.item_key AND o.version = k.version
         AND o.last_error IS DISTINCT FROM left(p_error, 500) FOR UPDATE SKIP LOCKED) AS o
   )
-  UPDATE evervec.outbox o SET last_error = left(p_error, 500) FROM waiting
-  WHERE o.source = p_source AND o.item_key = waiting.item_key
+  UPDATE evervec.outbox o SET last_error = left(p_error, 500) FROM waiting WHERE o.ctid = waiting.place
 $$;
 
 -- A worker tells what it has done since it last told, of some sources at once: it counts for the present minute.
@@ -2197,10 +2204,10 @@ BEGIN
     LEFT JOIN LATERAL (
       SELECT t.evervec_active AS active, array_remove(ARRAY[%2$s]::text[], NULL) AS blank
       FROM (SELECT t.*, (%3$s
-        ) IS TRUE AS evervec_active FROM %4$s AS t) AS t WHERE t.%5$I = i.id) AS r ON true
+        ) IS TRUE AS evervec_active FROM %4$s AS t WHERE %6$s) AS t WHERE t.%5$I = i.id) AS r ON true
     LEFT JOIN evervec.outbox o ON o.source = $1 AND o.item_key = k.item_key
     $sql$, evervec.items_sql(s, evervec.keys_sql(s, '$5')), blank, coalesce(s.active, 'true'),
-    evervec.relation_sql(s.relation), s.key_column)
+    evervec.relation_sql(s.relation), s.key_column, evervec.keys_sql(s, '$5'))
   USING p_source, p_item_key, s.paused, s.model_label, evervec.valid_keys(s, ARRAY[p_item_key]);
 END $$;
 
@@ -2289,12 +2296,12 @@ CREATE OR REPLACE FUNCTION evervec.call_off_page(
     SELECT o.item_key, o.forced FROM evervec.outbox o WHERE o.source = (evervec.get_source(p_source)).name
       AND o.item_key >= coalesce(p_after, '') AND o.item_key IS DISTINCT FROM p_after ORDER BY o.item_key LIMIT p_limit
   ), free AS MATERIALIZED (
-    SELECT o.item_key FROM page CROSS JOIN LATERAL (
-      SELECT o.item_key FROM evervec.outbox o WHERE o.source = p_source AND o.item_key = page.item_key AND o.forced
+    SELECT o.place FROM page CROSS JOIN LATERAL (
+      SELECT o.ctid AS place FROM evervec.outbox o WHERE o.source = p_source AND o.item_key = page.item_key AND o.forced
       FOR UPDATE SKIP LOCKED) AS o
     WHERE page.forced
   ), done AS (
-    UPDATE evervec.outbox o SET forced = false FROM free WHERE o.source = p_source AND o.item_key = free.item_key RETURNING 1
+    UPDATE evervec.outbox o SET forced = false FROM free WHERE o.ctid = free.place RETURNING 1
   )
   SELECT (SELECT max(page.item_key) FROM page HAVING count(*) = p_limit), (SELECT count(*) FROM done)
 $$;

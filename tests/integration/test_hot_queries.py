@@ -1,4 +1,4 @@
-"""What runs all the time goes by indexes and touches no more rows than it is asked for, with and without statistics."""
+"""What runs all the time goes by indexes and touches no more rows than it is asked for, whatever the statistics say."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -51,14 +51,15 @@ HOT = {
 }
 
 
-@pytest.fixture(scope="module", params=["without statistics", "with statistics"])
-def labs(postgres: str, template_database: str, request: pytest.FixtureRequest) -> Iterator[tuple[str, bool]]:
+# The last kind is common: PostgreSQL looked when a table that is large now had been emptied, and thinks it still is.
+@pytest.fixture(scope="module", params=["without statistics", "with statistics", "with statistics of empty tables"])
+def labs(postgres: str, template_database: str, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     with shared_database(postgres, template_database) as conninfo:
-        yield conninfo, request.param == "with statistics"
+        yield conninfo, request.param
 
 
 @pytest.fixture(params=["column", "table"])
-async def lab(labs: tuple[str, bool], request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+async def lab(labs: tuple[str, str], request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     """Many items, all of them with a vector of some other text, and all waiting."""
     conninfo, statistics = labs
     async with Lab.open(conninfo, request.param) as opened:
@@ -66,6 +67,10 @@ async def lab(labs: tuple[str, bool], request: pytest.FixtureRequest) -> AsyncIt
         await run("SELECT evervec.unwatch('items')")
         for table in ("items", "evervec.outbox"):
             await run(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        if statistics == "with statistics of empty tables":
+            await run("INSERT INTO items (id, name) SELECT n, 'thing' FROM generate_series(1, 5000) AS n")
+            await run("INSERT INTO evervec.outbox (source, item_key, version) SELECT 'items', id, 1 FROM items")
+            await run("DELETE FROM evervec.outbox; DELETE FROM items; ANALYZE")
         await run(f"INSERT INTO items (id, name) SELECT n, 'thing ' || n FROM generate_series(1, {ROWS}) AS n")
         await opened.watch()
         values = "array_fill(1::real, ARRAY[4])::vector AS v, 'a hash' AS h, 'a model' AS m, now() AS t"
@@ -78,7 +83,7 @@ async def lab(labs: tuple[str, bool], request: pytest.FixtureRequest) -> AsyncIt
             await run("ALTER TABLE items_embedding SET (autovacuum_enabled = false)")
             await run(f"INSERT INTO items_embedding SELECT id, {values} FROM items")
         await run(f"UPDATE evervec.source SET filling = true, filled_to = '{MIDDLE}'")
-        if statistics:
+        if statistics == "with statistics":
             await run("ANALYZE")
         yield opened
 
