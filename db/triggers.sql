@@ -1427,11 +1427,12 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION evervec.retry_items(p_source text, p_item_keys text[]) RETURNS bigint
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
   WITH retried AS (
     UPDATE evervec.outbox SET state = 'pending', attempts = 0, failed_at = NULL, due_at = clock_timestamp(),
       version = nextval('evervec.outbox_version')
-    WHERE source = p_source AND state = 'failed' AND (p_item_keys IS NULL OR item_key = ANY (p_item_keys)) RETURNING 1)
+    WHERE source = p_source AND state = 'failed' AND item_key = ANY (coalesce(p_item_keys, ARRAY(
+      SELECT f.item_key FROM evervec.outbox f WHERE f.source = p_source AND f.state = 'failed'))) RETURNING 1)
   SELECT count(*) FROM retried
 $$;
 
