@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -36,7 +37,7 @@ class Tally:
     """Transactions with changes that are known to be committed."""
 
 
-class User:
+class User(ABC):
     """Somebody with a connection, which may be lost while PostgreSQL itself is disturbed, and must not be otherwise."""
 
     def __init__(self, site: Site, ledger: Ledger, tally: Tally, name: str, seed: int) -> None:
@@ -57,9 +58,9 @@ class User:
         if self._connection:
             await self._connection.close()
 
+    @abstractmethod
     async def transaction(self, connection: Connection) -> None:
         """Do something."""
-        raise NotImplementedError
 
     async def lost(self) -> None:
         """The connection was lost in the middle of it."""
