@@ -100,8 +100,9 @@ COMMENT ON COLUMN evervec.source.filled_to IS 'The last key that the first fill 
 
 CREATE SEQUENCE IF NOT EXISTS evervec.outbox_version;
 
--- Rows come and go all the time: room for updates in place, and vacuum before the dead ones pile up. No CHECK on state,
--- 'pending' or 'failed': every statement of a writer would parse it anew.
+-- Rows come and go all the time: room to update all rows of a page in place, as one big UPDATE of items that wait does, and
+-- vacuum before the dead ones pile up. No CHECK on state, 'pending' or 'failed': every statement of a writer would parse
+-- it anew.
 CREATE TABLE IF NOT EXISTS evervec.outbox (
   source       text NOT NULL,
   item_key     text NOT NULL,
@@ -115,7 +116,7 @@ CREATE TABLE IF NOT EXISTS evervec.outbox (
   failed_at    timestamptz,
   due_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (source, item_key)
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
 -- What earlier versions of this file did not have. ALTER TABLE locks even where there is nothing to do.
 DO $$
 BEGIN
@@ -128,6 +129,9 @@ BEGIN
   END IF;
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'evervec.source'::regclass AND attname = 'trusted') THEN
     ALTER TABLE evervec.source ADD COLUMN trusted regrole;
+  END IF;
+  IF EXISTS (SELECT FROM pg_class WHERE oid = 'evervec.outbox'::regclass AND 'fillfactor=70' = ANY (reloptions)) THEN
+    ALTER TABLE evervec.outbox SET (fillfactor = 50);
   END IF;
 END $$;
 COMMENT ON TABLE evervec.outbox IS 'The items waiting. version is new at every enqueue; a worker deletes only the version it saw.';
@@ -588,7 +592,8 @@ BEGIN
       format(E'  SELECT e.%I INTO stored FROM %s AS e WHERE e.%I = NEW.%I AND e.%I IS NOT NULL;\n'
              '  IF stored = h AND current_setting(''transaction_isolation'') LIKE ''read%%'' THEN\n%s  END IF;\n',
              evervec.hash_column(s.embedding_column), side, s.key_column, s.key_column, s.embedding_column, settle)
-    ELSE format(E'  IF NEW.%I = h AND NEW.%I IS NOT NULL THEN\n%s  END IF;\n',
+    -- Two conditions: a transaction would set up both parts of one, and the first is almost never true.
+    ELSE format(E'  IF NEW.%I = h THEN\n  IF NEW.%I IS NOT NULL THEN\n%s  END IF;\n  END IF;\n',
                 evervec.hash_column(s.embedding_column), s.embedding_column, settle) END;
   enqueue := format(
     E'  INSERT INTO evervec.outbox (source, item_key, content_hash, version)\n'
