@@ -72,6 +72,11 @@ class Outbox:
         """Items that are due, at most so many of each source that is not paused, source by source."""
         return [OutboxItem(**row) for row in await self._rows("waiting_items", {"limit": limit})]
 
+    async def newest(self, source: str, seconds: float, limit: int) -> list[OutboxItem]:
+        """Some pending items of a source, unless it is paused, that were enqueued in the last so many seconds."""
+        parameters = {"source": source, "seconds": seconds, "limit": limit}
+        return [OutboxItem(**row) for row in await self._rows("newest_items", parameters)]
+
     async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
         """Those of the items, each a source and a key, that are pending in sources that are not paused."""
         parameters = {"sources": [source for source, _ in keys], "item_keys": [key for _, key in keys]}

@@ -25,6 +25,10 @@ FROM evervec.pending_items(%(after_source)s, %(after_key)s, %(limit)s);
 -- name: waiting_items
 SELECT source, item_key, content_hash, version, throttled FROM evervec.waiting_items(%(limit)s);
 
+-- name: newest_items
+SELECT source, item_key, content_hash, version
+FROM evervec.newest_items(%(source)s, make_interval(secs => %(seconds)s), %(limit)s);
+
 -- name: pending_among
 SELECT source, item_key, content_hash, version
 FROM evervec.pending_among(%(sources)s::text[], %(item_keys)s::text[]);

@@ -62,7 +62,7 @@ COMMENT ON TABLE evervec.instance IS 'This installation: its id keeps two databa
 COMMENT ON COLUMN evervec.instance.home IS 'The server and database that the id was made for: a copy gets an id of its own.';
 
 -- One more with each function or column that programs need and earlier versions of this file did not have.
-INSERT INTO evervec.instance (schema_version) VALUES (2) ON CONFLICT (only_row) DO UPDATE SET schema_version = 2;
+INSERT INTO evervec.instance (schema_version) VALUES (3) ON CONFLICT (only_row) DO UPDATE SET schema_version = 3;
 
 CREATE TABLE IF NOT EXISTS evervec.source (
   name             text PRIMARY KEY,
@@ -368,14 +368,15 @@ $$;
 -- transactions that began in the same second only one at a time rings: a long one keeps the bell from those of
 -- its own age alone. The listener looks into the outbox right after a ring and every second besides. A full queue would
 -- fail the writer's commit: nobody rings when it is half full, and a transaction rings no more than a quarter of the
--- smallest queue there can be, which is about 1,000 items.
+-- smallest queue there can be, which is about 1,000 items. Who rings for no item in particular has enqueued many, and keeps
+-- nobody from ringing: beside pages of a re-fire, one after the other, edits would go unheard, and wait for all of it.
 CREATE OR REPLACE FUNCTION evervec.ring(p_source text, p_key text DEFAULT NULL, p_hash text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   rung    int := coalesce(nullif(current_setting('evervec.rung', true), ''), '0')::int;
   payload text;
 BEGIN
-  IF rung >= 131072 OR NOT pg_try_advisory_xact_lock(731031240, evervec.bell(now()))
+  IF rung >= 131072 OR p_key IS NOT NULL AND NOT pg_try_advisory_xact_lock(731031240, evervec.bell(now()))
      OR (rung = 0 AND pg_notification_queue_usage() > 0.5) THEN
     RETURN;
   END IF;
@@ -1521,6 +1522,18 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
   WHERE NOT s.paused
 $$;
 
+-- Some items of a source, unless it is paused, that were enqueued not longer ago than p_age. Reads all of the outbox, since
+-- an index by time would cost the writers; in one pass, since by the key's index a million rows would take much longer.
+CREATE OR REPLACE FUNCTION evervec.newest_items(p_source text, p_age interval, p_limit bigint)
+RETURNS TABLE (source text, item_key text, content_hash text, version bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_indexscan = off SET enable_bitmapscan = off AS $$
+  SELECT o.source, o.item_key, o.content_hash, o.version FROM evervec.outbox o
+  WHERE o.source = p_source AND o.state = 'pending' AND o.attempts = 0 AND o.due_at > now() - p_age
+    AND NOT (SELECT s.paused FROM evervec.source s WHERE s.name = p_source)
+  LIMIT p_limit
+$$;
+
 -- Those of the given items that are pending, in sources that are not paused: what was heard of is only a hint, and what
 -- was signalled has left the outbox when it is done.
 CREATE OR REPLACE FUNCTION evervec.pending_among(p_sources text[], p_item_keys text[])
@@ -2442,6 +2455,7 @@ DECLARE
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.instance_id()'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_items(text, text, bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.waiting_items(bigint)'],
+    ['evervec_listener', 'EXECUTE ON FUNCTION evervec.newest_items(text, interval, bigint)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.pending_among(text[], text[])'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.hush(interval)'],
     ['evervec_listener', 'EXECUTE ON FUNCTION evervec.fill_page(bigint)'],

@@ -25,6 +25,7 @@ from listener.notify import Ear
 from listener.route import Router
 from listener.standby import Standby
 from listener.status import ListenerStatus, Role
+from listener.unheard import Unheard
 
 HELP_SECONDS = 300.0
 """How long to help a leader that is stuck, before trying again to take its place."""
@@ -54,6 +55,7 @@ class Listener:
         self._ear = Ear(self._router, self._bell, self._hush.useless)
         self._filler = Filler(self._bell)
         self._census = Census()
+        self._unheard = Unheard(self._router)
         self._standby = Standby()
         self._reconnects = 0
         self.measures = Measures(self.status)
@@ -160,6 +162,7 @@ class Listener:
             parts.create_task(self._router.run(outbox))
             parts.create_task(self._filler.run(filling))
             parts.create_task(self._census.run(counting))
+            parts.create_task(self._unheard.run(counting))
             parts.create_task(self._hush.run(hushing))
             if self._settings.metrics_address:
                 parts.create_task(self.measures.run(counting))

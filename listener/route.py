@@ -63,7 +63,7 @@ class Router:
     What is heard by NOTIFY goes live, whatever the source's sweep does, unless more than `sweep_threshold` items of the
     source are on their way already: the rest is found in the outbox. What is found there goes the same way if it
     is few; what is more than the threshold, throttled, or has a key too long for a workflow, is the sweep's, and so is
-    all that is found while the sweep is open.
+    all that is found while the sweep is open, but for a few that are new.
 
     What is due is looked up in the outbox before it is signalled: a notification is a hint that anybody can forge.
     """
@@ -164,6 +164,12 @@ class Router:
                     self._put(Key(source, item.item_key), item.content_hash)
         elif news or not is_open:
             self._tell_sweep(source, version)
+
+    def unheard(self, items: Sequence[OutboxItem], seen_at: float) -> None:
+        """These few items of one source are new; nobody may have rung for them, and its sweep comes to them last."""
+        for item in items:
+            if self._ways.fits(item) and self._has_room(item.source) and not self._knows(item, seen_at):
+                self._put(Key(item.source, item.item_key), item.content_hash)
 
     def _knows(self, item: OutboxItem, seen_at: float) -> bool:
         key = Key(item.source, item.item_key)

@@ -329,6 +329,7 @@ def test_a_hostile_search_path_changes_nothing(lab: Lab) -> None:
             for call in (
                 "instance_id()", "pending_items(NULL, NULL, 10)", "waiting_items(10)", "fill_page(10)",
                 "census_page(10)", "count_outbox()", "models()", "sources_waiting('0')",
+                f"newest_items('{source.name}', '1 h', 10)",
                 f"pending_among('{{{source.name}}}', '{{1}}')", f"read_items('{source.name}', '{{1,2}}')",
                 f"sweep_page('{source.name}', NULL, 10, '0', '0')", f"count_now('{source.name}', 0, 0)",
                 f"record_failures('{source.name}', '{{1}}', '{{1}}', '{{x}}', 1)",

@@ -13,6 +13,7 @@ from db.connection import connect
 from db.outbox import Outbox
 from evervec.errors import DatabaseError
 from evervec.temporal import sweep_workflow_id
+from listener import unheard
 from listener.daemon import Listener
 from listener.lookout import Lookout, Reader
 from listener.notify import Ear
@@ -220,6 +221,31 @@ async def test_while_a_sweep_is_open_an_edit_that_would_go_live_is_heard(lab: La
             await lab.do("DELETE FROM evervec.outbox WHERE source = 'other'")
             await lab.client.get_workflow_handle(sweep_workflow_id(lab.instance, "other")).terminate()
             await hushes(listener, 1)
+
+
+@pytest.mark.parametrize("begins", ["alone", "right after a re-fire"])
+async def test_an_edit_that_nobody_rings_for_goes_live_though_a_sweep_is_open(lab: Lab, begins: str) -> None:
+    """The sweep, which has no worker, would come to it last; it was kept from ringing by others of the same second."""
+    await lab.do("INSERT INTO other SELECT n, 'other ' || n FROM generate_series(1, 1000) AS n")
+    async with lab.listener() as listener, await psycopg.AsyncConnection.connect(lab.conninfo) as ringing:
+        await eventually(lambda: listener.status().sweeping == ["other"])
+        await eventually(lambda: listener.status().under_way == 0)
+        if begins == "right after a re-fire":
+            await lab.do("SELECT evervec.refire('other', 'id > 500')")
+        else:
+            await asyncio.sleep(2 * unheard.IDLE_SECONDS)
+        bells = "SELECT pg_advisory_xact_lock(%s, second) FROM generate_series(0, 59) AS second"
+        await ringing.execute(bells, [BELL])
+        heard = listener.status().heard
+        deadline = time.monotonic() + 10
+        while not await lab.signals("1", "other"):
+            assert time.monotonic() < deadline
+            # What is enqueued before bulk work was seen last is taken for a part of it.
+            await lab.do("UPDATE other SET name = md5(random()::text) WHERE id = 1")
+            await asyncio.sleep(0.5)
+        assert listener.status().heard == heard
+        assert listener.status().sweeping == ["other"]
+        assert listener.status().signalled < 10
 
 
 async def test_a_hush_lasts_as_long_as_it_was_asked_for(lab: Lab) -> None:

@@ -36,6 +36,7 @@ ALLOWED = {
         "instance_id",
         "pending_items",
         "waiting_items",
+        "newest_items",
         "pending_among",
         "hush",
         "fill_page",

@@ -24,6 +24,7 @@ FUNCTIONS = {
         "fill_page",
         "hush",
         "instance_id",
+        "newest_items",
         "outbox_depth",
         "pending_among",
         "pending_items",

@@ -320,6 +320,20 @@ async def test_a_sweep_that_was_ended_with_work_left_is_started_again(
         await until(lambda: router.swept == 2)
 
 
+async def test_what_nobody_rang_for_goes_live_while_there_is_room(router: Router, temporal: Temporal) -> None:
+    long = item("x" * 100)
+    outbox = Outbox(*items(6), long)
+    async with running(router, outbox):
+        router.changed(Key("items", "000000"), "h")
+        await until(lambda: bool(temporal.signals))
+        for _ in range(2):
+            router.unheard([*items(6), long], 1.0)
+            await until(lambda: len(temporal.signals) >= 4)
+            await idle()
+        assert sorted(temporal.signals) == items(4)
+    assert temporal.sweeps == []
+
+
 async def test_temporal_is_asked_for_a_sweep_once_a_second_and_only_while_items_are_found(
     router: Router, temporal: Temporal, clock: Clock
 ) -> None:
