@@ -15,6 +15,9 @@ from evervec.errors import ConfigurationError, ServiceUnreachableError
 
 START_SECONDS = 60.0
 PORT_ATTEMPTS = 5
+PORT_TAKEN = ("address already in use", "failed assigning ephemeral port")
+"""What it says of the port that it was given, and when it panics, of those that it chooses itself."""
+STACK_LINES = 50
 # Three times as quick as SQLite's own choice. A power cut may take the last moments with it, and nothing is lost by
 # that: what was not embedded is in the outbox.
 SQLITE = ("--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=1")
@@ -81,18 +84,21 @@ class TemporalServer(Service):
     async def _start_on_free_ports(self) -> None:
         # Once started, it keeps its ports: others were told of them.
         chosen_before = self.port is not None
-        for _ in range(1 if chosen_before else PORT_ATTEMPTS):
+        said = ""
+        for _ in range(PORT_ATTEMPTS):
             if not chosen_before:
                 self._choose_ports()
             self._child = self._new_child(self.port or 0)
             self._child.start()
             if await self._healthy(self._child):
                 return
+            said = self._child.log_tail(STACK_LINES)
             # Taken by somebody else between the choice and the start?
-            if "address already in use" not in self._child.log_tail():
+            if not any(complaint in said for complaint in PORT_TAKEN):
                 break
-        tail = (self._child.log_tail(1) if self._child else "") or "it says nothing"
-        raise ServiceUnreachableError(f"Temporal does not start: {tail} (see {self._log_file})")
+        lines = said.splitlines() or ["it says nothing"]
+        why = next((line for line in lines if line.startswith("panic:")), lines[-1])
+        raise ServiceUnreachableError(f"Temporal does not start: {why} (see {self._log_file})")
 
     def _choose_ports(self) -> None:
         self.port = choose_port(self._preferred_port)
