@@ -593,8 +593,7 @@ BEGIN
       format(E'  SELECT e.%I INTO stored FROM %s AS e WHERE e.%I = NEW.%I AND e.%I IS NOT NULL;\n'
              '  IF stored = h AND current_setting(''transaction_isolation'') LIKE ''read%%'' THEN\n%s  END IF;\n',
              evervec.hash_column(s.embedding_column), side, s.key_column, s.key_column, s.embedding_column, settle)
-    -- Two conditions: a transaction would set up both parts of one, and the first is almost never true.
-    ELSE format(E'  IF NEW.%I = h THEN\n  IF NEW.%I IS NOT NULL THEN\n%s  END IF;\n  END IF;\n',
+    ELSE format(E'  IF NEW.%I = h AND NEW.%I IS NOT NULL THEN\n%s  END IF;\n',
                 evervec.hash_column(s.embedding_column), s.embedding_column, settle) END;
   enqueue := format(
     E'  INSERT INTO evervec.outbox (source, item_key, content_hash, version)\n'
