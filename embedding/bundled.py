@@ -19,7 +19,7 @@ MAX_CHARACTERS = 10_000
 
 
 class BundledEmbedder:
-    """A multilingual sentence encoder that needs numpy only, and no download.
+    """A multilingual sentence encoder that needs numpy alone to compute, and no download.
 
     Its matrices are small: with two threads numpy's BLAS is a third faster than with one, two passes side by side with
     one thread each are two thirds faster.

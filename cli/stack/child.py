@@ -66,6 +66,7 @@ class Child:
         self.log_file = log_file
         self._pid_file = pid_file
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_begins = 0
 
     @property
     def pid(self) -> int | None:
@@ -86,6 +87,7 @@ class Child:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         _rotate(self.log_file)
         with self.log_file.open("ab") as log:
+            self._log_begins = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - the arguments are the stack's own
                 [*launcher, *arguments, *command.argv],
                 stdin=subprocess.DEVNULL,
@@ -121,9 +123,11 @@ class Child:
         return True
 
     def log_tail(self, lines: int = 5) -> str:
-        """The last lines that it logged."""
+        """The last lines that it logged since it was started; what an earlier one said is no reason."""
         try:
-            text = self.log_file.read_text(encoding="utf-8", errors="replace")
+            with self.log_file.open("rb") as log:
+                log.seek(self._log_begins)
+                text = log.read().decode("utf-8", errors="replace")
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])

@@ -44,6 +44,7 @@ async def test_what_it_says_when_it_gives_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, tries: int
 ) -> None:
     count = starts(tmp_path, monkeypatch, failures=PORT_ATTEMPTS, said=said)
+    (tmp_path / "temporal.log").write_text(f"{PANIC}, some days ago\n")
     with pytest.raises(ServiceUnreachableError, match=f"Temporal does not start: {said} .see"):
         await TemporalServer(tmp_path / "temporal.db").start()
     assert len(count.read_text().splitlines()) == tries
