@@ -2016,21 +2016,21 @@ $$;
 -- Attempts at items failed: count them, and give an item up after p_max_attempts; else the next attempt is due after a
 -- second, doubled each time up to five minutes. Returns the keys that are given up now.
 -- A version that is not the present one belongs to older content and counts for nothing. A row that somebody holds is about
--- to be another version.
+-- to be another version. One that is given up already, since both lanes tried it at once, has had its attempts.
 CREATE OR REPLACE FUNCTION evervec.record_failures(
   p_source text, p_item_keys text[], p_versions bigint[], p_errors text[], p_max_attempts int
 ) RETURNS SETOF text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '250ms'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   WITH bad AS MATERIALIZED (
-    SELECT o.place, k.error FROM unnest(p_item_keys, p_versions, p_errors) AS k (item_key, version, error)
+    SELECT o.place, o.attempts, k.error FROM unnest(p_item_keys, p_versions, p_errors) AS k (item_key, version, error)
     CROSS JOIN LATERAL (
-      SELECT o.ctid AS place FROM evervec.outbox o
+      SELECT o.ctid AS place, o.attempts + (o.state = 'pending')::int AS attempts FROM evervec.outbox o
       WHERE o.source = p_source AND o.item_key = k.item_key AND o.version = k.version FOR UPDATE SKIP LOCKED) AS o
   ), failed AS (
-    UPDATE evervec.outbox o SET attempts = o.attempts + 1, last_error = left(bad.error, 500),
-      state = CASE WHEN o.attempts + 1 >= p_max_attempts THEN 'failed' ELSE 'pending' END,
-      failed_at = CASE WHEN o.attempts + 1 >= p_max_attempts THEN clock_timestamp() END,
+    UPDATE evervec.outbox o SET attempts = bad.attempts, last_error = left(bad.error, 500),
+      state = CASE WHEN bad.attempts >= p_max_attempts THEN 'failed' ELSE 'pending' END,
+      failed_at = CASE WHEN bad.attempts >= p_max_attempts THEN clock_timestamp() END,
       due_at = clock_timestamp() + least(2 ^ least(o.attempts, 10), 300) * interval '1 second'
     FROM bad WHERE o.ctid = bad.place
     RETURNING o.item_key, o.state

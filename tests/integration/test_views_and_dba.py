@@ -70,7 +70,7 @@ def test_failures(lab: Lab) -> None:
     record = "SELECT count(*) FROM evervec.record_failures(%s, ARRAY['1'], ARRAY[%s::bigint], ARRAY[%s], 3)"
     version = source.outbox()["1"].version
     assert value(lab.connection, record, [source.name, version - 1, "of an older version"]) == 0
-    for expected in (0, 0, 1):
+    for expected in (0, 0, 1, 1):  # the last was tried by the other lane meanwhile
         assert value(lab.connection, record, [source.name, version, 'it\'s "bad"' * 100]) == expected
     failures = (
         "SELECT source, item_key, attempts, left(last_error, 10), failed_at FROM evervec.failures WHERE source = %s"
