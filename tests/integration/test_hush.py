@@ -231,6 +231,7 @@ async def test_an_edit_that_nobody_rings_for_goes_live_though_a_sweep_is_open(la
         await eventually(lambda: listener.status().under_way == 0)
         if begins == "right after a re-fire":
             await lab.do("SELECT evervec.refire('other', 'id > 500')")
+            await eventually(lambda: listener.status().heard == 1)
         bells = "SELECT pg_advisory_xact_lock(%s, second) FROM generate_series(0, 59) AS second"
         await ringing.execute(bells, [BELL])
         heard = listener.status().heard
