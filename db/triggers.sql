@@ -331,13 +331,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || p_relation::text FROM pg_class WHERE oid = p_relation
 $$;
 
+-- An item's key as it stands in the outbox. The column may have a collation of its own, by which the outbox would be compared
+-- without its index.
+CREATE OR REPLACE FUNCTION evervec.item_key_sql(p_row text, p_key name) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('%s.%I::text COLLATE "default"', p_row, p_key)
+$$;
+
 -- The items of a source as a sub-select: id (of the key's own type), item_key, eligible, content, content_hash,
 -- embedding, embedding_hash (null without a vector), embedding_model, embedded_at. Predicates see the table alone, so that
 -- their bare column names can't be ambiguous.
 CREATE OR REPLACE FUNCTION evervec.items_sql(s evervec.source, p_where text DEFAULT 'true') RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format($sql$
-    SELECT t.%1$I AS id, t.%1$I::text AS item_key, %2$s AS eligible, %3$s AS content, %4$s AS content_hash,
+    SELECT t.%1$I AS id, %14$s AS item_key, %2$s AS eligible, %3$s AS content, %4$s AS content_hash,
            %5$s.%6$I AS embedding, CASE WHEN %5$s.%6$I IS NOT NULL THEN %5$s.%7$I END AS embedding_hash,
            %5$s.%8$I AS embedding_model, %5$s.%9$I AS embedded_at
     FROM (SELECT t.*, (%10$s
@@ -350,7 +357,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     evervec.hash_column(s.embedding_column), evervec.model_column(s.embedding_column),
     evervec.time_column(s.embedding_column), coalesce(s.active, 'true'), evervec.relation_sql(s.relation), p_where,
     CASE s.destination WHEN 'table' THEN
-      format('LEFT JOIN %1$s AS e ON e.%2$I = t.%2$I', s.side_table::text, s.key_column) ELSE '' END)
+      format('LEFT JOIN %1$s AS e ON e.%2$I = t.%2$I', s.side_table::text, s.key_column) ELSE '' END,
+    evervec.item_key_sql('t', s.key_column))
 $$;
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -547,6 +555,8 @@ DECLARE
   -- A predicate may name columns that are called like a variable.
   header    text := E'\n#variable_conflict use_column\nDECLARE\n  h text;\n  stored text;\n  is_active boolean;\nBEGIN\n';
   is_column boolean := coalesce(s.active_columns = ARRAY[s.active::name], false);
+  old_key   text := evervec.item_key_sql('OLD', s.key_column);
+  new_key   text := evervec.item_key_sql('NEW', s.key_column);
   same_key  text := evervec.same_sql(s.relation, ARRAY[s.key_column]);
   visible   text := (SELECT string_agg(evervec.begins_visibly_sql('NEW', c), ' AND ') FROM unnest(s.text_columns) AS c);
   hash      text := evervec.content_hash_sql(s.fingerprint, evervec.content_sql('NEW', s.text_columns));
@@ -567,14 +577,14 @@ BEGIN
     E'    IF TG_OP = ''UPDATE'' AND NOT (%1$s) THEN\n'
     '      UPDATE evervec.outbox SET version = nextval(''evervec.outbox_version''), state = ''pending'',\n'
     '        attempts = 0, last_error = NULL, failed_at = NULL, due_at = clock_timestamp()\n'
-    '      WHERE source = %2$L AND item_key = NEW.%3$I::text;\n    END IF;\n    RETURN NEW;\n', same, s.name, s.key_column);
+    '      WHERE source = %2$L AND item_key = %3$s;\n    END IF;\n    RETURN NEW;\n', same, s.name, new_key);
   -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
   -- stands in its way. The new key is always looked at, since several keys may have changed places.
   moved := format(
     E'  IF NOT (%3$s) AND TG_OP = ''UPDATE'' THEN\n'
-    '    IF NOT evervec.item_exists(%1$L, OLD.%2$I::text) THEN\n'
-    '      DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n'
-    '      PERFORM evervec.ring(%1$L, OLD.%2$I::text);\n    END IF;\n', s.name, s.key_column, same_key)
+    '    IF NOT evervec.item_exists(%1$L, %2$s) THEN\n'
+    '      DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = %2$s;\n'
+    '      PERFORM evervec.ring(%1$L, %2$s);\n    END IF;\n', s.name, old_key, same_key)
     || CASE WHEN has_side THEN format(
       E'    UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
       '      AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
@@ -597,11 +607,10 @@ BEGIN
                 evervec.hash_column(s.embedding_column), s.embedding_column, settle) END;
   enqueue := format(
     E'  INSERT INTO evervec.outbox (source, item_key, content_hash, version)\n'
-    '  VALUES (%1$L, NEW.%2$I::text, h, nextval(''evervec.outbox_version''))\n'
+    '  VALUES (%1$L, %2$s, h, nextval(''evervec.outbox_version''))\n'
     '  ON CONFLICT (source, item_key) DO UPDATE SET content_hash = excluded.content_hash, version = excluded.version,\n'
     '    state = ''pending'', attempts = 0, last_error = NULL, failed_at = NULL, due_at = excluded.due_at;\n'
-    '%3$s  RETURN NEW;\n', s.name, s.key_column,
-    evervec.ring_sql(s.name, format('NEW.%I::text, h', s.key_column)));
+    '%3$s  RETURN NEW;\n', s.name, new_key, evervec.ring_sql(s.name, new_key || ', h'));
   -- What is beside a key that changed proves nothing about the item that has this key now.
   moved := moved || CASE WHEN has_side THEN eligible || hashed || enqueue ELSE '' END || E'  END IF;\n';
   bodies := ARRAY[
@@ -612,9 +621,9 @@ BEGIN
     header || format(E'  IF %s AND %s THEN\n    h := %s;\n  ELSE\n%s    h := %s;\n  END IF;\n',
                      same_key, visible, plain, moved, hash) || eligible || stale || enqueue || 'END ',
     E'\nBEGIN\n' || format(
-      E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = OLD.%2$I::text;\n', s.name, s.key_column)
+      E'  DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = %2$s;\n', s.name, old_key)
     || CASE WHEN has_side THEN format(E'  DELETE FROM %s AS e WHERE e.%I = OLD.%I;\n', side, s.key_column, s.key_column)
-       ELSE '' END || evervec.ring_sql(s.name, format('OLD.%I::text', s.key_column)) || E'  RETURN OLD;\nEND ',
+       ELSE '' END || evervec.ring_sql(s.name, old_key) || E'  RETURN OLD;\nEND ',
     E'\nBEGIN\n' || format(E'  DELETE FROM evervec.outbox WHERE source = %L;\n', s.name)
     || CASE WHEN has_side THEN format(E'  TRUNCATE %s;\n', side) ELSE '' END || E'  RETURN NULL;\nEND '];
   FOR n IN 1 .. cardinality(functions) LOOP
@@ -1048,7 +1057,9 @@ BEGIN
   SELECT * INTO c FROM pg_class WHERE oid = s.relation;
   side := evervec.side_table_name(s.relation, s.embedding_column);
   IF to_regclass(side) IS NULL THEN
-    EXECUTE format('CREATE TABLE %s (%I %s PRIMARY KEY)', side, s.key_column, s.key_type);
+    EXECUTE format('CREATE TABLE %s (%I %s %s PRIMARY KEY)', side, s.key_column, s.key_type, (
+      SELECT 'COLLATE ' || a.attcollation::regcollation FROM pg_attribute a
+      WHERE a.attrelid = s.relation AND a.attname = s.key_column AND a.attcollation <> 0));
     EXECUTE format('ALTER TABLE %s OWNER TO %I', side, pg_get_userbyid(c.relowner));
     FOR reader IN SELECT DISTINCT grantee FROM aclexplode(c.relacl) WHERE privilege_type = 'SELECT' LOOP
       EXECUTE format('GRANT SELECT ON %s TO %s', side,

@@ -43,11 +43,12 @@ HOT = {
     "page of the outbox": f"SELECT * FROM evervec.outbox_page('items', 'pending', '{MIDDLE}', {BATCH}, 50000)",
     "page of the failed": f"SELECT * FROM evervec.outbox_page('items', 'failed', '{MIDDLE}', {BATCH}, {2 * BATCH})",
     "calling off": f"SELECT * FROM evervec.call_off_page('items', '{MIDDLE}', {BATCH})",
-    "edit": f"UPDATE items SET name = 'new' WHERE id = {MIDDLE}",
-    "touch": f"UPDATE items SET id = id WHERE id = {MIDDLE}",
-    "insert": "INSERT INTO items (id, name) VALUES (0, 'new')",
-    "delete": f"DELETE FROM items WHERE id = {MIDDLE}",
-    "new key": f"UPDATE items SET id = 0 WHERE id = {MIDDLE}",
+    "edit": f"UPDATE items SET name = 'new' WHERE id = '{MIDDLE}'",
+    "edit that blanks": f"UPDATE items SET name = '' WHERE id = '{MIDDLE}'",
+    "touch": f"UPDATE items SET id = id WHERE id = '{MIDDLE}'",
+    "insert": "INSERT INTO items (id, name) VALUES ('0', 'new')",
+    "delete": f"DELETE FROM items WHERE id = '{MIDDLE}'",
+    "new key": f"UPDATE items SET id = '0' WHERE id = '{MIDDLE}'",
 }
 
 
@@ -61,13 +62,17 @@ def labs(postgres: str, template_database: str, request: pytest.FixtureRequest) 
         yield conninfo, request.param
 
 
-@pytest.fixture(params=["column", "table"])
+@pytest.fixture(params=["column", "table", "column, other collation", "table, other collation"])
 async def lab(labs: tuple[str, str], request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     """Many items, all of them with a vector of some other text, and all waiting."""
     conninfo, statistics = labs
-    async with Lab.open(conninfo, request.param) as opened:
+    destination, _, collation = request.param.partition(", ")
+    async with Lab.open(conninfo, destination) as opened:
         run = opened.observer.run
         await run("SELECT evervec.unwatch('items')")
+        if collation:
+            await run("DROP TABLE IF EXISTS items_embedding")
+            await run('ALTER TABLE items ALTER id TYPE text COLLATE "ucs_basic"')
         for table in ("items", "evervec.outbox"):
             await run(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
         if statistics == EMPTY:
@@ -77,7 +82,7 @@ async def lab(labs: tuple[str, str], request: pytest.FixtureRequest) -> AsyncIte
         await run(f"INSERT INTO items (id, name) SELECT n, 'thing ' || n FROM generate_series(1, {ROWS}) AS n")
         await opened.watch()
         values = "array_fill(1::real, ARRAY[4])::vector AS v, 'a hash' AS h, 'a model' AS m, now() AS t"
-        if request.param == "column":
+        if destination == "column":
             await run(
                 "UPDATE items SET embedding = v, embedding_hash = h, embedding_model = m, embedded_at = t "
                 f"FROM (SELECT {values}) AS x"
