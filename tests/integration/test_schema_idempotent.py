@@ -126,6 +126,27 @@ async def test_triggers_of_an_earlier_version_are_replaced(lab: Lab) -> None:
     await lab.assert_ends_true()
 
 
+async def test_an_outbox_of_an_earlier_version_is_changed_to_this_ones(lab: Lab) -> None:
+    run = lab.observer.run
+    structure = await run(STRUCTURE)
+    details = (
+        "SELECT a.attcollation::regcollation::text, ARRAY(SELECT unnest(c.reloptions) ORDER BY 1) "
+        "FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid "
+        "WHERE c.oid = 'evervec.outbox'::regclass AND a.attname = 'item_key'"
+    )
+    present = await run(details)
+    await lab.edit("B")
+    waiting = await lab.outbox(1)
+    await run("DROP VIEW evervec.failures")
+    await run('ALTER TABLE evervec.outbox ALTER item_key TYPE text COLLATE "default", SET (fillfactor = 70)')
+    assert await run(details) != present
+    assert await psql(lab.conninfo) == ""
+    assert await run(details) == present
+    assert await run(STRUCTURE) == structure
+    assert await lab.outbox(1) == waiting
+    await lab.assert_ends_true()
+
+
 async def test_it_neither_waits_for_users_nor_keeps_them_waiting(lab: Lab) -> None:
     user = await lab.session()
     await user.run("BEGIN")

@@ -31,6 +31,7 @@ A_UUID, B_UUID = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
         ("uuid", A_UUID, B_UUID),
         ("text", "a/b \"c\" 'd' \\ {e,f} %s ü 🙂", "NULL"),
         ('text COLLATE "C"', "Z", "a"),
+        ('text COLLATE "ucs_basic"', "Z", "a"),
         ("varchar(40)", "", " "),
         ("char(6)", "ab", "cd"),
         ("numeric", "1.0", "1.00"),
@@ -57,8 +58,13 @@ def test_keys_of_a_type(lab: Lab, key_type: str, first: str, second: str) -> Non
     assert again == ([] if key_type != "numeric" or lab.destination == "column" else ["1.00"])
     [moved] = source.keys()
     lab.run("UPDATE items SET name = 'once more'")
+    assert lab.run("SELECT item_key, state FROM evervec.item_page(%s, NULL, 5)", [source.name]) == [(moved, "stale")]
+    assert lab.run("SELECT eligible, outbox IS NULL FROM evervec.explain_item(%s, %s)", [source.name, moved]) == [
+        (True, False)
+    ]
     assert source.assert_settled() == [moved]
     lab.run("UPDATE items SET name = 'gone'")
+    assert lab.run("SELECT FROM evervec.orphans(%s)", [source.name]) == []
     lab.run("DELETE FROM items")
     assert (source.outbox(), source.stored()) == ({}, {})
 
