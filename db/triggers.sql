@@ -551,7 +551,8 @@ $$;
 -- and one upsert, and run with the rights of whoever watches, so that writers need none on this schema.
 -- Every transaction sets up each expression anew that it comes to, function by function, which costs more than computing
 -- it. So the common case has short expressions of its own. What an AFTER trigger returns is ignored, but RETURN NULL
--- would be another expression.
+-- would be another expression. A session keeps its plans: one that was made while nothing waited must not read all of the
+-- outbox when much does. An upsert goes by the index anyway; what else looks for rows is not allowed to read them all.
 CREATE OR REPLACE FUNCTION evervec.make_trigger_functions(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -580,17 +581,13 @@ DECLARE
 BEGIN
   -- An item that needs nothing any more may have failed with what it was before: the worker is to look at it again.
   settle := format(
-    E'    IF TG_OP = ''UPDATE'' AND NOT (%1$s) THEN\n'
-    '      UPDATE evervec.outbox SET version = nextval(''evervec.outbox_version''), state = ''pending'',\n'
-    '        attempts = 0, last_error = NULL, failed_at = NULL, due_at = clock_timestamp()\n'
-    '      WHERE source = %2$L AND item_key = %3$s;\n    END IF;\n    RETURN NEW;\n', same, s.name, new_key);
+    E'    IF TG_OP = ''UPDATE'' AND NOT (%s) THEN\n'
+    '      PERFORM evervec.look_again(%L, %s);\n    END IF;\n    RETURN NEW;\n', same, s.name, new_key);
   -- A key that changed: the vector in the table travels with its row, the one beside it is taken along where nothing
   -- stands in its way. The new key is always looked at, since several keys may have changed places.
   moved := format(
-    E'  IF NOT (%3$s) AND TG_OP = ''UPDATE'' THEN\n'
-    '    IF NOT evervec.item_exists(%1$L, %2$s) THEN\n'
-    '      DELETE FROM evervec.outbox WHERE source = %1$L AND item_key = %2$s;\n'
-    '      PERFORM evervec.ring(%1$L, %2$s);\n    END IF;\n', s.name, old_key, same_key)
+    E'  IF NOT (%s) AND TG_OP = ''UPDATE'' THEN\n'
+    '    PERFORM evervec.leave_key(%L, %s);\n', same_key, s.name, old_key)
     || CASE WHEN has_side THEN format(
       E'    UPDATE %1$s AS e SET %2$I = NEW.%2$I WHERE e.%2$I = OLD.%2$I\n'
       '      AND NOT EXISTS (SELECT FROM %1$s AS taken WHERE taken.%2$I = NEW.%2$I);\n'
@@ -634,21 +631,33 @@ BEGIN
     || CASE WHEN has_side THEN format(E'  TRUNCATE %s;\n', side) ELSE '' END || E'  RETURN NULL;\nEND '];
   FOR n IN 1 .. cardinality(functions) LOOP
     EXECUTE format('CREATE OR REPLACE FUNCTION evervec.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
-                   'SET search_path = pg_catalog, pg_temp AS %L', functions[n] || s.id, bodies[n]);
+                   'SET search_path = pg_catalog, pg_temp %s AS %L', functions[n] || s.id,
+                   CASE WHEN has_side OR functions[n] = 'gone_' THEN 'SET enable_seqscan = off' ELSE '' END, bodies[n]);
     EXECUTE format('REVOKE ALL ON FUNCTION evervec.%I() FROM PUBLIC', functions[n] || s.id);
   END LOOP;
 END $$;
 
--- Whether a source has an item of that key now.
-CREATE OR REPLACE FUNCTION evervec.item_exists(p_source text, p_item_key text) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- An item needs nothing any more: whoever works on what waited of it is to look at it again.
+CREATE OR REPLACE FUNCTION evervec.look_again(p_source text, p_item_key text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+  UPDATE evervec.outbox SET version = nextval('evervec.outbox_version'), state = 'pending', attempts = 0, last_error = NULL,
+    failed_at = NULL, due_at = clock_timestamp()
+  WHERE source = p_source AND item_key = p_item_key
+$$;
+
+-- An item has another key now: this one goes from the outbox, unless the source has an item of that key.
+CREATE OR REPLACE FUNCTION evervec.leave_key(p_source text, p_item_key text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   s     evervec.source := evervec.get_source(p_source);
-  found boolean;
+  taken boolean;
 BEGIN
   EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I = $1::%s AND t.%2$I::text = $1)',
-                 evervec.relation_sql(s.relation), s.key_column, s.key_type) INTO found USING p_item_key;
-  RETURN found;
+                 evervec.relation_sql(s.relation), s.key_column, s.key_type) INTO taken USING p_item_key;
+  IF NOT taken THEN
+    DELETE FROM evervec.outbox WHERE source = p_source AND item_key = p_item_key;
+    PERFORM evervec.ring(p_source, p_item_key);
+  END IF;
 END $$;
 
 -- Whether a statement can change a row's content without naming one of the columns: by a BEFORE trigger of the user's, on the
