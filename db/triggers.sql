@@ -1458,18 +1458,27 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION evervec.retry_items(p_source text, p_item_keys text[]) RETURNS bigint
-LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
-  WITH retried AS (
-    UPDATE evervec.outbox SET state = 'pending', attempts = 0, failed_at = NULL, due_at = clock_timestamp(),
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+  WITH wanted AS MATERIALIZED (
+    SELECT k.item_key FROM unnest(coalesce(p_item_keys, ARRAY(
+      SELECT f.item_key FROM evervec.outbox f WHERE f.source = p_source AND f.state = 'failed'))) AS k (item_key)
+    ORDER BY k.item_key
+  ), failed AS MATERIALIZED (
+    SELECT o.place FROM wanted CROSS JOIN LATERAL (
+      SELECT o.ctid AS place FROM evervec.outbox o
+      WHERE o.source = p_source AND o.item_key = wanted.item_key AND o.state = 'failed' FOR UPDATE) AS o
+  ), retried AS (
+    UPDATE evervec.outbox o SET state = 'pending', attempts = 0, failed_at = NULL, due_at = clock_timestamp(),
       version = nextval('evervec.outbox_version')
-    WHERE source = p_source AND state = 'failed' AND item_key = ANY (coalesce(p_item_keys, ARRAY(
-      SELECT f.item_key FROM evervec.outbox f WHERE f.source = p_source AND f.state = 'failed'))) RETURNING 1)
+    FROM failed WHERE o.ctid = failed.place RETURNING 1
+  )
   SELECT count(*) FROM retried
 $$;
 
 -- Enqueue some items if they are stale; with force, whatever they are. Returns how many.
 CREATE OR REPLACE FUNCTION evervec.refire_keys(p_source text, p_item_keys text[], p_force boolean) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   s evervec.source := evervec.get_source(p_source);
 BEGIN
