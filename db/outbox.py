@@ -77,6 +77,11 @@ class Outbox:
         parameters = {"source": source, "seconds": seconds, "limit": limit}
         return [OutboxItem(**row) for row in await self._rows("newest_items", parameters)]
 
+    async def last_version(self) -> int:
+        """The last version that was given out; each enqueue takes one, and may not be committed yet."""
+        [row] = await self._rows("diagnose", {})
+        return int(row["last_version"])
+
     async def find(self, keys: Sequence[tuple[str, str]]) -> list[OutboxItem]:
         """Those of the items, each a source and a key, that are pending in sources that are not paused."""
         parameters = {"sources": [source for source, _ in keys], "item_keys": [key for _, key in keys]}

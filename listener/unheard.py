@@ -23,6 +23,9 @@ _log = get_logger(__name__)
 class Reader(Protocol):
     """The outbox, as far as this needs it."""
 
+    async def last_version(self) -> int:
+        """The last version that was given out."""
+
     async def newest(self, source: str, seconds: float, limit: int) -> list[OutboxItem]:
         """Some pending items of a source that were enqueued in the last so many seconds."""
 
@@ -53,7 +56,9 @@ class Unheard:
         self._backoff = Backoff(first=1.0, longest=60.0)
         self._failing = False
         self._since: dict[str, float] = {}  # what was enqueued before is the sweep's
-        self._looked_at = clock()
+        self._looked_at = self._read_at = clock()
+        self._version = 0
+        self._news_until = self._read_at
 
     async def run(self, outbox: Reader) -> None:
         """Look while sweeps are open, until cancelled. ServiceUnreachableError when the database is lost."""
@@ -68,8 +73,10 @@ class Unheard:
         self._since = {source: self._since.get(source, self._looked_at) for source in self._live.sweeping}
         self._looked_at = started
         try:
-            for source in self._since:
-                await self._look(outbox, source)
+            if self._since and await self._is_news(outbox):
+                for source in self._since:
+                    await self._look(outbox, source)
+                self._read_at = started
         except (DatabaseError, ConfigurationError) as error:  # an earlier version's database
             if not self._failing:
                 _log.warning("edits that nobody rang for are left to the sweep", error=describe_error(error))
@@ -78,6 +85,13 @@ class Unheard:
         self._backoff.reset()
         self._failing = False
         return max(IDLE_SECONDS, REST * (self._clock() - started))
+
+    async def _is_news(self, outbox: Reader) -> bool:
+        """Whether something was enqueued, or may have been committed, since the outbox was read."""
+        version = await outbox.last_version()
+        if version != self._version:
+            self._version, self._news_until = version, self._clock() + LATE_SECONDS
+        return self._read_at <= self._news_until
 
     async def _look(self, outbox: Reader, source: str) -> None:
         seen_at = self._clock()

@@ -17,12 +17,18 @@ class Outbox:
     enqueued: dict[str, float] = field(default_factory=dict)
     takes: float = 0.01
     fails: bool = False
+    reads: int = 0
+    others: int = 1
+
+    async def last_version(self) -> int:
+        return self.others + len(self.enqueued)
 
     async def newest(self, source: str, seconds: float, limit: int) -> list[OutboxItem]:
         if self.fails:
             raise DatabaseError("no such function", sqlstate="42883")
         since = self.now - seconds
         self.now += self.takes
+        self.reads += 1
         return [OutboxItem(source, key, "hash", 1) for key, at in self.enqueued.items() if at > since][:limit]
 
 
@@ -67,6 +73,7 @@ async def test_what_commits_late_is_found_for_a_while(outbox: Outbox, live: Live
     for _ in range(10):
         await unheard.step(outbox)
         outbox.now += 1
+        outbox.others += 1
     outbox.enqueued |= {"late": outbox.now - LATE_SECONDS, "too late": outbox.now - LATE_SECONDS - 2}
     await unheard.step(outbox)
     assert live.told == ["late"]
@@ -105,6 +112,19 @@ async def test_it_reads_a_small_part_of_the_time(outbox: Outbox, live: Live, unh
     assert await unheard.step(outbox) == pytest.approx(REST * 0.5)
     live.sweeping = []
     assert await unheard.step(outbox) == IDLE_SECONDS
+
+
+async def test_it_does_not_read_while_nobody_enqueues(outbox: Outbox, live: Live, unheard: Unheard) -> None:
+    for _ in range(100):
+        await unheard.step(outbox)
+        outbox.now += 1
+    assert outbox.reads <= LATE_SECONDS + 2
+    outbox.enqueued |= {"edited": outbox.now - 0.5, "late": outbox.now - LATE_SECONDS}
+    for _ in range(100):
+        await unheard.step(outbox)
+        outbox.now += 1
+    assert set(live.told) == {"edited", "late"}
+    assert outbox.reads <= 2 * (LATE_SECONDS + 2)
 
 
 async def test_a_database_of_an_earlier_version_is_asked_more_and_more_rarely(outbox: Outbox, unheard: Unheard) -> None:
