@@ -637,13 +637,15 @@ BEGIN
   END LOOP;
 END $$;
 
--- An item needs nothing any more: whoever works on what waited of it is to look at it again.
+-- An item needs nothing any more: whoever works on what waited of it is to look at it again. In plpgsql, since before
+-- PostgreSQL 18 a function in SQL is planned at each call.
 CREATE OR REPLACE FUNCTION evervec.look_again(p_source text, p_item_key text) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
   UPDATE evervec.outbox SET version = nextval('evervec.outbox_version'), state = 'pending', attempts = 0, last_error = NULL,
     failed_at = NULL, due_at = clock_timestamp()
-  WHERE source = p_source AND item_key = p_item_key
-$$;
+  WHERE source = p_source AND item_key = p_item_key;
+END $$;
 
 -- An item has another key now: this one goes from the outbox, unless the source has an item of that key.
 CREATE OR REPLACE FUNCTION evervec.leave_key(p_source text, p_item_key text) RETURNS void
