@@ -129,8 +129,13 @@ async def test_a_namespace_without_the_attributes_does_all_the_work(
             await site.client.get_schedule_handle(f"embedding-sweeps/{instance}").trigger()
             await table.fresh()
         assert any("temporal operator search-attribute create" in line.get("reason", "") for line in logs)
-        found: list[WorkflowExecution] = [entry async for entry in site.client.list_workflows()]
-        assert {entry.workflow_type for entry in found} == {
-            *("ItemEmbeddingWorkflow", "EmbeddingSweepWorkflow", "EmbeddingSafetyNetWorkflow")
-        }
+        found: list[WorkflowExecution] = []
+
+        async def all_are_listed() -> bool:  # the server lists a workflow some time after it began
+            found[:] = [entry async for entry in site.client.list_workflows()]
+            return {entry.workflow_type for entry in found} == {
+                *("ItemEmbeddingWorkflow", "EmbeddingSweepWorkflow", "EmbeddingSafetyNetWorkflow")
+            }
+
+        await until(all_are_listed)
         assert all("Evervec" not in str(entry.typed_search_attributes) for entry in found)
