@@ -1459,24 +1459,28 @@ BEGIN
   RETURN retried;
 END $$;
 
+-- Two statements: where a worker touched a row meanwhile, the first waits for it and the second sees it as it is then.
 CREATE OR REPLACE FUNCTION evervec.retry_items(p_source text, p_item_keys text[]) RETURNS bigint
-LANGUAGE sql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
-  WITH wanted AS MATERIALIZED (
-    SELECT k.item_key FROM unnest(coalesce(p_item_keys, ARRAY(
-      SELECT f.item_key FROM evervec.outbox f WHERE f.source = p_source AND f.state = 'failed'))) AS k (item_key)
-    ORDER BY k.item_key
-  ), failed AS MATERIALIZED (
-    SELECT o.place FROM wanted CROSS JOIN LATERAL (
+DECLARE
+  places  tid[];
+  retried bigint;
+BEGIN
+  places := ARRAY(
+    SELECT o.place FROM (
+      SELECT k.item_key FROM unnest(coalesce(p_item_keys, ARRAY(
+        SELECT f.item_key FROM evervec.outbox f WHERE f.source = p_source AND f.state = 'failed'))) AS k (item_key)
+      ORDER BY k.item_key) AS wanted
+    CROSS JOIN LATERAL (
       SELECT o.ctid AS place FROM evervec.outbox o
-      WHERE o.source = p_source AND o.item_key = wanted.item_key AND o.state = 'failed' FOR UPDATE) AS o
-  ), retried AS (
-    UPDATE evervec.outbox o SET state = 'pending', attempts = 0, failed_at = NULL, due_at = clock_timestamp(),
-      version = nextval('evervec.outbox_version')
-    FROM failed WHERE o.ctid = failed.place RETURNING 1
-  )
-  SELECT count(*) FROM retried
-$$;
+      WHERE o.source = p_source AND o.item_key = wanted.item_key AND o.state = 'failed' FOR UPDATE) AS o);
+  UPDATE evervec.outbox o SET state = 'pending', attempts = 0, failed_at = NULL, due_at = clock_timestamp(),
+    version = nextval('evervec.outbox_version')
+  WHERE o.ctid = ANY (places);
+  GET DIAGNOSTICS retried = ROW_COUNT;
+  RETURN retried;
+END $$;
 
 -- Enqueue some items if they are stale; with force, whatever they are. Returns how many.
 CREATE OR REPLACE FUNCTION evervec.refire_keys(p_source text, p_item_keys text[], p_force boolean) RETURNS bigint

@@ -338,3 +338,19 @@ async def test_it_would_be_noticed_without(lab: Lab, scenario: Scenario, protect
 async def test_one_protection_is_enough(lab: Lab, scenario: Scenario, protections: tuple[str, ...]) -> None:
     await take_out(lab, *protections)
     await scenario(lab)
+
+
+async def test_a_retry_waits_for_who_touches_its_item(lab: Lab) -> None:
+    dba, other = await lab.session(), await lab.session()
+    await lab.rewrite("retry", ("'250ms'", "'30s'"))
+    await lab.edit("B")
+    await dba.run(
+        "SELECT evervec.record_failures('items', '{1}', ARRAY(SELECT version FROM evervec.outbox), '{bad}', 1)"
+    )
+    await other.run("BEGIN")
+    await other.run("UPDATE evervec.outbox SET last_error = 'the other lane''s'")
+    retry = lab.start(dba.value("SELECT evervec.retry('items')"))
+    await lab.waits(dba)
+    await other.run("COMMIT")
+    assert await retry == 1
+    await lab.assert_ends_true()
