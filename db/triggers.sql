@@ -371,11 +371,10 @@ $$;
 -- The outbox and the bell
 ---------------------------------------------------------------------------------------------------------------------
 
--- Which of the bell's locks is that of a transaction which began at this moment: that of its second, which comes
--- round in a minute. Without a search_path of its own, so that it is inlined where it is called, and short, since every
--- transaction sets it up.
+-- Which of the bell's locks is that of a transaction which began at this moment: that of its second, 0 to 59. Without a
+-- search_path of its own, so that it is inlined where it is called, and short, since every transaction sets it up.
 CREATE OR REPLACE FUNCTION evervec.bell(p_moment timestamptz) RETURNS int LANGUAGE sql STABLE AS $$
-  SELECT pg_catalog.date_part('second', p_moment)::int
+  SELECT pg_catalog.trunc(pg_catalog.date_part('second', p_moment))::int
 $$;
 
 -- Ring the bell: NOTIFY evervec. Whoever commits a NOTIFY holds a cluster-wide lock through its commit, so of the

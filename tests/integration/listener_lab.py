@@ -26,6 +26,8 @@ TABLE = """
     GRANT ALL ON items TO PUBLIC
 """
 CONNECTIONS = "FROM pg_stat_activity WHERE application_name = 'evervec listener' AND datname = current_database()"
+EVERY_BELL = "SELECT pg_advisory_xact_lock(731031240, second) FROM generate_series(0, 59) AS second"
+"""Holds the bell of every transaction."""
 WATCH = "SELECT evervec.watch('items', '{name}', model => 'stub:4', active => 'active')"
 
 
@@ -43,6 +45,17 @@ async def eventually(condition: Callable[[], Awaitable[object]] | Callable[[], o
             if await holds if isinstance(holds, Awaitable) else holds:
                 return
             await asyncio.sleep(0.02)
+
+
+async def quiet(listener: Listener) -> None:
+    """Wait until nothing of many edits is left to be heard, and nothing is silenced for it."""
+    async with asyncio.timeout(15):
+        while True:
+            before = listener.status()
+            await asyncio.sleep(0.5)
+            after = listener.status()
+            if (before.heard, before.hushed) == (after.heard, after.hushed):
+                return
 
 
 class Lab:

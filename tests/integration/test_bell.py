@@ -34,6 +34,16 @@ def bell(contract_database: str) -> Iterator[Bell]:
         yield bell
 
 
+def test_each_second_of_a_minute_has_a_bell_of_its_own(lab: Lab) -> None:
+    """The bells of coming seconds can be known: a hush holds them before somebody begins to write in one."""
+    bells = lab.run("""
+        SELECT evervec.bell(moment), evervec.bell(moment + interval '1 s')
+        FROM generate_series(now(), now() + interval '1 minute', '100 ms') AS moment
+    """)
+    assert {bell for bell, _ in bells} == set(range(60))
+    assert all(later == (bell + 1) % 60 for bell, later in bells)
+
+
 def test_what_is_rung(lab: Lab, bell: Bell) -> None:
     source = lab.watched(source=f"{lab.schema} \"ü' \\")
     bell.payloads()

@@ -16,7 +16,7 @@ from evervec.temporal import sweep_workflow_id
 from listener.daemon import Listener
 from listener.lookout import Lookout, Reader
 from listener.notify import Ear
-from tests.integration.listener_lab import WATCH, Lab, eventually
+from tests.integration.listener_lab import EVERY_BELL, WATCH, Lab, eventually, quiet
 
 BELL = 731031240
 WRITERS = 4
@@ -73,17 +73,6 @@ async def hushes(listener: Listener, count: int) -> None:
     """Wait until the bell was silenced so many more times."""
     before = listener.status().hushed
     await eventually(lambda: listener.status().hushed >= before + count)
-
-
-async def quiet(listener: Listener) -> None:
-    """Wait until nothing of a flood is left to be heard, and nothing is silenced for it."""
-    async with asyncio.timeout(15):
-        while True:
-            before = listener.status()
-            await asyncio.sleep(0.5)
-            after = listener.status()
-            if (before.heard, before.hushed) == (after.heard, after.hushed):
-                return
 
 
 async def hushed(lab: Lab) -> bool:
@@ -232,8 +221,7 @@ async def test_an_edit_that_nobody_rings_for_goes_live_though_a_sweep_is_open(la
         if begins == "right after a re-fire":
             await lab.do("SELECT evervec.refire('other', 'id > 500')")
             await eventually(lambda: listener.status().heard == 1)
-        bells = "SELECT pg_advisory_xact_lock(%s, second) FROM generate_series(0, 59) AS second"
-        await ringing.execute(bells, [BELL])
+        await ringing.execute(EVERY_BELL)
         heard = listener.status().heard
         deadline = time.monotonic() + 10
         while not await lab.signals("1", "other"):
