@@ -17,7 +17,8 @@ START_SECONDS = 60.0
 PORT_ATTEMPTS = 5
 PORT_TAKEN = ("address already in use", "failed assigning ephemeral port")
 """What it says of the port that it was given, and when it panics, of those that it chooses itself."""
-STACK_LINES = 50
+STACK_LINES = 500
+"""As much of what it says is looked through for why it ended: where a panic begins is far from the end."""
 # Three times as quick as SQLite's own choice. A power cut may take the last moments with it, and nothing is lost by
 # that: what was not embedded is in the outbox.
 SQLITE = ("--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=1")

@@ -14,7 +14,7 @@ STARTS = """#!/bin/sh
 echo >> {starts}
 [ $(wc -l < {starts}) -gt {failures} ] && exec {binary} "$@"
 echo "{said}"
-yes "	some/package.Function(...)" | head -n 30
+yes "	some/package.Function(...)" | head -n 120
 exit 2
 """
 
