@@ -46,7 +46,8 @@ class Program:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """What it logged of an event."""
-        logged = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        whole = [line for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        logged = [json.loads(line) for line in whole if line.startswith("{")]
         return [line for line in logged if line["event"] == event]
 
     async def logged(self, event: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:

@@ -102,6 +102,11 @@ async def test_a_failed_item_from_its_edit_to_its_end(site: Site, cli: Cli) -> N
         assert failure["failed_at"].startswith("20")
         assert "the stub refuses content" in (await cli.ok("failures")).out
 
+        async def workflow_has_heard() -> bool:  # a moment after the database
+            workflow = (await cli.ok("item", "items", "1", "--json")).json["workflow"]
+            return bool(workflow and workflow["state"] == "failed")
+
+        await until(workflow_has_heard)
         item = (await cli.ok("item", "items", "1", "--json")).json
         assert set(item) == {
             *("source", "key", "state", "reason", "content_hash", "embedding_hash", "embedded_at", "outbox", "workflow")

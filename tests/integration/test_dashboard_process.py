@@ -142,7 +142,7 @@ async def test_beyond_this_machine_it_asks_for_the_token(database: str, tmp_path
         changes = {"dashboard_address": "0.0.0.0:0", "dashboard_token": SecretStr(TOKEN)}
         async with served(database, tmp_path / "log", **changes) as (program, url):
             near = url.replace("0.0.0.0", "127.0.0.1")
-            async with httpx2.AsyncClient(base_url=near) as http:
+            async with httpx2.AsyncClient(base_url=near, timeout=60) as http:
                 assert (await http.get("/")).headers["location"] == "/login"
                 body = {"source": "items", "texts": ["x"]}
                 assert (await http.post("/api/embed", json=body)).status_code == 401

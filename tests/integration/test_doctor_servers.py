@@ -66,6 +66,7 @@ async def test_a_subscriber_a_missing_role_and_a_standby(server: PostgresServer)
 
     await server.stop()
     (server._cluster / "standby.signal").touch()
+    server.port = None  # somebody may have taken it meanwhile
     await server._start_on_free_port()
     checks = await checks_of(server.conninfo("subscriber"))
     assert not checks["writes"].ok

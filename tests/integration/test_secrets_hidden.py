@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -75,8 +76,11 @@ async def test_a_running_system_shows_no_secret(site: Site, tmp_path: Path) -> N
 
 async def programs_of_the_server(site: Site) -> list[str]:
     """The secrets that show in the titles of PostgreSQL's own processes."""
-    pids = [pid for (pid,) in await site.run("SELECT pid FROM pg_stat_activity")]
-    return [secret for pid in pids if psutil.pid_exists(pid) for secret in shown(str(psutil.Process(pid).cmdline()))]
+    titles: list[list[str]] = []
+    for (pid,) in await site.run("SELECT pid FROM pg_stat_activity"):
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            titles.append(psutil.Process(pid).cmdline())
+    return shown(str(titles))
 
 
 async def test_no_answer_of_a_command_shows_a_secret(site: Site) -> None:

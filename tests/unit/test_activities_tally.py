@@ -54,14 +54,15 @@ def test_each_latency_has_one_bucket() -> None:
 async def test_outcomes_become_sums() -> None:
     history = FakeHistory()
     outcomes = {str(number): outcome for number, outcome in enumerate(Outcome)}
-    queued_at = time.monotonic() - 0.6
+    waited = 20.0  # in the midst of a wide class
+    queued_at = time.monotonic() - waited
     async with tally_for(history) as sums:
         sums.stored("items", Lane.LIVE, [WriteBack(key, 1, queued_at=queued_at) for key in outcomes], outcomes)
         # It was not in the outbox: there is no latency.
         sums.stored("items", Lane.LIVE, [WriteBack("x", None)], {"x": Outcome.EMBEDDED})
         sums.failed("others", Lane.SWEEP, attempts=3, given_up=2)
     latency = [0] * LATENCY_COUNTS
-    latency[latency_bucket(0.6)] = 1
+    latency[latency_bucket(waited)] = 1
     assert history.told == [{"items": Work(embedded=2, skipped=3, failed=0, latency=latency), "others": Work(failed=2)}]
 
 

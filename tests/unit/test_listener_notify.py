@@ -3,7 +3,7 @@ import json
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evervec.errors import ServiceUnreachableError
@@ -78,12 +78,14 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.text() | json_values.map(json.dumps) | json_values.map(lambda v: json.dumps({"source": "items", "items": v})))
 def test_no_garbage_does_harm(payload: str) -> None:
     items = read_payload(payload)
     assert items is None or all("\0" not in text for key, _ in items for text in key)
 
 
+@settings(deadline=None)
 @given(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
     st.lists(
