@@ -29,6 +29,9 @@ CONNECTIONS = "FROM pg_stat_activity WHERE application_name = 'evervec listener'
 EVERY_BELL = "SELECT pg_advisory_xact_lock(731031240, second) FROM generate_series(0, 59) AS second"
 """Holds the bell of every transaction."""
 WATCH = "SELECT evervec.watch('items', '{name}', model => 'stub:4', active => 'active')"
+WATCH_FILLED = f"{WATCH}; UPDATE evervec.source SET filling = false"
+"""Without a first fill, which begins with the listener: what is written at that moment it may enqueue once more."""
+LEADERS_CONNECTIONS = 5
 
 
 def settings_of(database_url: str, temporal_address: str, **changes: Any) -> Settings:
@@ -47,15 +50,16 @@ async def eventually(condition: Callable[[], Awaitable[object]] | Callable[[], o
             await asyncio.sleep(0.02)
 
 
-async def quiet(listener: Listener) -> None:
-    """Wait until nothing of many edits is left to be heard, and nothing is silenced for it."""
-    async with asyncio.timeout(15):
-        while True:
-            before = listener.status()
-            await asyncio.sleep(0.5)
-            after = listener.status()
-            if (before.heard, before.hushed) == (after.heard, after.hushed):
-                return
+async def quiet(lab: "Lab", listener: Listener) -> None:
+    """Wait until all that was rung so far is heard and on its way, and no hush for it is asked for or under way."""
+    before = listener.status().garbage
+    await lab.do("SELECT pg_notify('evervec', 'after all the others')")
+
+    def all_done() -> bool:
+        on_the_way_out = listener.status().waiting or listener._router._in_hand
+        return listener.status().garbage > before and not (on_the_way_out or listener._hush._wanted.is_set())
+
+    await eventually(all_done)
 
 
 class Lab:
@@ -104,7 +108,7 @@ class Lab:
 
     @asynccontextmanager
     async def process(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        """`evervec listener`, a process of its own."""
+        """`evervec listener`, a process of its own that leads."""
         environment = os.environ | {
             "EVERVEC_DATABASE_URL": self.conninfo,
             "EVERVEC_TEMPORAL_ADDRESS": self.client.service_client.config.target_host,
@@ -113,6 +117,7 @@ class Lab:
         command = (sys.executable, "-c", "from cli.main import run; run()", "listener")
         process = await asyncio.create_subprocess_exec(*command, env=environment)
         try:
+            await eventually(self.is_led, seconds=60)  # a busy machine takes long to import all that it needs
             yield process
         finally:
             if process.returncode is None:
@@ -201,6 +206,10 @@ class Lab:
         """How many connections listeners have to the database."""
         [(count,)] = await (await self.owner.execute(f"SELECT count(*) {CONNECTIONS}")).fetchall()
         return int(count)
+
+    async def is_led(self) -> bool:
+        """Whether a listener has made all the connections with which it leads."""
+        return await self.connections() == LEADERS_CONNECTIONS
 
     async def cut(self) -> int:
         """Cut all connections of listeners to the database; returns how many there were."""

@@ -1,8 +1,6 @@
 """Where a write-back can be made to pause, so that something happens just there."""
 
-from tests.integration.sessions import GATE
-
-_PAUSE = f"pg_advisory_xact_lock_shared({GATE})"
+_PAUSE = "public.pause()"  # made by the lab
 
 PAUSES = {
     # Nothing is locked yet.

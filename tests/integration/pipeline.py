@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar, LiteralString, NamedTuple, Self, cast
@@ -15,10 +15,12 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
-from temporalio.client import Client
+from temporalio.client import Client, ScheduleHandle
+from temporalio.service import RPCError
 
 from embedding.base import Vectors
 from embedding.stub import StubEmbedder
+from evervec.schedule import schedule_id
 from evervec.settings import Settings
 from evervec.temporal import connect as connect_temporal
 from listener.daemon import Listener
@@ -122,6 +124,19 @@ class Site:
         """The single value of a query."""
         [(found,)] = await self.run(statement, *parameters)
         return found
+
+    async def safety_net(self) -> ScheduleHandle:
+        """The schedule of the safety net, as soon as the listener has made it."""
+        net = self.client.get_schedule_handle(schedule_id(await self.value("SELECT evervec.instance_id()")))
+
+        async def made() -> bool:
+            with suppress(RPCError):
+                await net.describe()
+                return True
+            return False
+
+        await until(made)
+        return net
 
     async def status(self, source: str) -> dict[str, Any]:
         """The source's row of `evervec.status`."""
@@ -315,14 +330,16 @@ class Encodings:
         return [text for text in self.texts if word in text]
 
     @contextmanager
-    def held(self, text: str) -> Iterator[Gate]:
-        """Have the embedder wait, when it comes to this text, until the gate is opened or the block ends."""
-        gate = self.gates[text] = Gate()
+    def held(self, *texts: str) -> Iterator[Gate]:
+        """Have the embedder wait, when it comes to one of the texts, until the gate is opened or the block ends."""
+        gate = Gate()
+        self.gates |= dict.fromkeys(texts, gate)
         try:
             yield gate
         finally:
             gate.opened.set()
-            del self.gates[text]
+            for text in texts:
+                del self.gates[text]
 
 
 class CountedStub(StubEmbedder):

@@ -1,6 +1,7 @@
 """The listener and the worker as processes that Prometheus could ask, and what they would say."""
 
 import asyncio
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
@@ -24,11 +25,16 @@ def free_address() -> str:
 
 
 def free_neighbours() -> tuple[str, str]:
-    """Two addresses, the second one with the next port."""
+    """Two addresses, the second one with the next port.
+
+    Not of the ports that Linux gives away itself: every other of these may be somebody's end of a connection, and for a
+    minute after its end, before a process that starts has come so far as to bind it.
+    """
+    host = "127.0.0.1"
     while True:
-        host, _, port = free_address().rpartition(":")
-        with suppress(OSError), socket.create_server((host, int(port) + 1)):
-            return f"{host}:{port}", f"{host}:{int(port) + 1}"
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with suppress(OSError), socket.create_server((host, port)), socket.create_server((host, port + 1)):
+            return f"{host}:{port}", f"{host}:{port + 1}"
 
 
 async def scrape(address: str) -> dict[str, Metric]:

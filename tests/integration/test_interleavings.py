@@ -35,6 +35,10 @@ PROTECTIONS: dict[str, tuple[str | None, *tuple[tuple[str, str], ...]]] = {
     "never wait for long": ("write_back", ("'250ms'", "'30s'")),
     "count failures of the present version only": ("record_failures", ("AND o.version = k.version", "")),
 }
+LOOKS_ONCE = "SET deadlock_timeout = '3s'"
+"""For whoever waits longest, who looks for a deadlock once: by then the other has come to the lock, however slowly."""
+LOOKS_LATE = " SET deadlock_timeout TO '30s'\n"
+"""For the other, who would be the first to look where the machine is busy."""
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +203,13 @@ async def an_uncommitted_edit_rolls_back_and_the_retry_writes_and_acks(lab: Lab)
 async def a_refire_edits_what_the_worker_writes_back_and_is_never_the_deadlock_victim(lab: Lab) -> None:
     worker, dba = await lab.worker(), await lab.session()
     await lab.edit("B")
-    await lab.rewrite("write_back", PAUSES["written"])
+    await lab.rewrite("write_back", PAUSES["written"], (" SET lock_timeout", LOOKS_LATE + " SET lock_timeout"))
     await lab.close_gate()
+    await dba.run(LOOKS_ONCE)
     await dba.run("BEGIN")
     await dba.run("SELECT evervec.refire('items')")
     write_back = lab.start(worker.work(1))
-    # Where the machine is slow, the worker may give way at the gate already.
-    await lab.waits_or_ends(worker, write_back)
+    await lab.waits(worker)
     # First the DBA waits for the item, then the worker comes to the outbox row: whoever waits longest is the victim.
     edit = lab.start(lab.edit("C", by=dba))
     await lab.waits_or_ends(dba, edit)

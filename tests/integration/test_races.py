@@ -254,11 +254,13 @@ async def test_keys_change_places_in_one_statement(lab: Lab) -> None:
 async def test_a_first_fill_gives_way_to_a_user(lab: Lab) -> None:
     user, filler = await lab.session(), await lab.session()
     await lab.observer.run("SELECT evervec.refire('items', force => true)")
+    await user.run("SET deadlock_timeout = '5s'")  # the page gives up before, also where the machine is slow
     await user.run("BEGIN")
     await lab.edit("B", 2, by=user)
     await lab.observer.run("UPDATE evervec.source SET filling = true, fingerprint = 'another', filled_to = NULL")
     fill = lab.start(filler.run("SELECT * FROM evervec.fill_page(10)"))
-    await lab.waits(filler)
+    # It waits for 100 ms, which may be over before anybody looks.
+    await lab.waits_or_ends(filler, fill)
     # The page holds the outbox row of item 1 and waits for that of item 2: a deadlock, if it did not give up.
     await lab.edit("B", by=user)
     with pytest.raises(psycopg.errors.LockNotAvailable):

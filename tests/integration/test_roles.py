@@ -116,6 +116,12 @@ def test_a_listener_and_a_worker_do_their_work(lab: Lab) -> None:
         failure = "SELECT evervec.record_failures(%s, ARRAY['3'], ARRAY[%s::bigint], ARRAY['bad'], 5)"
         assert run(worker, failure, [source.name, version]) == []
         run(worker, "SELECT evervec.note_errors(%s, ARRAY['3'], ARRAY[%s::bigint], 'why')", [source.name, version])
+        # The next attempt is due a second after the failed one: put off, however long the rest of this takes.
+        lab.run(
+            "UPDATE evervec.outbox SET due_at = due_at + interval '1 minute' "
+            "WHERE source = %s AND due_at > queued_at + interval '1 s'",
+            [source.name],
+        )
         assert run(worker, "SELECT item_keys FROM evervec.sweep_page(%s, NULL, 10, '0', '0')", [source.name]) == [([],)]
         assert run(worker, "SELECT evervec.sources_waiting('1 minute')") == []
         assert run(worker, "SELECT count(*) > 0 FROM evervec.models()") == [(True,)]

@@ -76,7 +76,7 @@ async def test_a_sample_is_as_large_as_asked_for_and_from_all_pages(lab: Lab, mo
     await lab.do("UPDATE items SET embedding = '[1,2,3,4,5,6,7,8]' WHERE id % 10 = 5")
     found = await look(lab, sample=1000)
     assert (found.sampled, sorted(map(int, found.mismatched_keys))) == (ELIGIBLE, [5, 15, 25, 45, 55, 65, 75, 85, 95])
-    seen = {key for _ in range(8) for key in (await look(lab, sample=60)).mismatched_keys}
+    seen = {key for _ in range(16) for key in (await look(lab, sample=60)).mismatched_keys}
     assert seen == set(found.mismatched_keys)
     assert (await look(lab, sample=30)).sampled == 30
 

@@ -119,7 +119,8 @@ async def test_what_users_do_while_a_batch_runs_is_respected(site: Site, encodin
 async def test_a_paused_source_is_left_and_taken_up_again(site: Site, encodings: Encodings) -> None:
     table = await filled(site, 1000)
     async with site.working():
-        with encodings.held("item 1 | number 1") as gate:
+        # At whichever comes first, so that no more is in hand than a batch for each lane.
+        with encodings.held(*(f"item {number} | number {number}" for number in range(1, 1001))) as gate:
             handle = await sweep(table)
             await asyncio.to_thread(gate.reached.wait, WAIT_SECONDS)
             await site.run("SELECT evervec.pause(%s)", table.source)
@@ -188,23 +189,29 @@ async def test_a_page_holds_what_may_be_taken_now(site: Site) -> None:
     ages = (
         "UPDATE evervec.outbox SET queued_at = now() - %s::interval, due_at = now() - %s::interval WHERE item_key = %s"
     )
-    await site.run(ages, "10 s", "9 s", "1")  # quiet for long enough
-    await site.run(ages, "10 s", "1 s", "2")  # edited a moment ago
-    await site.run(ages, "90 s", "1 s", "3")  # edited all the time
-    for key, attempts in (("4", 1), ("5", 3)):
-        failure = "SELECT evervec.record_failures(%s, ARRAY[%s], ARRAY[version], ARRAY['x'], 5) FROM evervec.outbox "
+    await site.run(ages, "10 min", "9 min", "1")  # quiet for long enough
+    await site.run(ages, "10 min", "1 min", "2")  # edited not long ago
+    await site.run(ages, "90 min", "1 min", "3")  # edited all the time
+    failure = "SELECT evervec.record_failures(%s, ARRAY[%s], ARRAY[version], ARRAY['x'], 5) FROM evervec.outbox "
+    failed_now = (
+        "SELECT due_at - make_interval(secs => %s) BETWEEN %s AND clock_timestamp() "
+        "FROM evervec.outbox WHERE item_key = %s"
+    )
+    for key, attempts, delay in (("4", 1, 1), ("5", 3, 4)):
         for _ in range(attempts):
+            before = await site.value("SELECT clock_timestamp()")
             await site.run(failure + "WHERE item_key = %s", table.source, key, key)
-    delays = "SELECT round(extract(epoch FROM due_at - now())) FROM evervec.outbox WHERE attempts > 0 ORDER BY item_key"
-    assert [int(delay) for (delay,) in await site.run(delays)] == [1, 4]
-    page = "SELECT item_keys, wait_seconds FROM evervec.sweep_page(%s, %s, 10, '5 s', '60 s')"
+        assert await site.value(failed_now, delay, before, key)
+    # A minute later than that, so that it is not yet come when the pages are asked for.
+    await site.run("UPDATE evervec.outbox SET due_at = due_at + interval '1 min' WHERE attempts > 0")
+    page = "SELECT item_keys, wait_seconds FROM evervec.sweep_page(%s, %s, 10, '5 min', '60 min')"
     assert await site.run(page, table.source, None) == [(["1", "3"], None)]
     assert await site.run(page, table.source, "1") == [(["3"], None)]
     assert await site.run(page, table.source, "3") == [([], None)]
     await table.do("DELETE FROM {t} WHERE id IN (1, 3)")
     [(keys, wait)] = await site.run(page, table.source, None)
     assert keys == []
-    assert 0 < wait < 1.5
+    assert 0 < wait < 61.5
     await table.do("DELETE FROM {t}")
     assert await site.run(page, table.source, None) == [([], None)]
 
@@ -219,6 +226,8 @@ async def test_the_safety_net_finds_sources_in_which_something_waits_for_long(si
         "FROM evervec.outbox WHERE source = %s GROUP BY source",
         failing.source,
     )
+    # Its next attempt is due in a second: in an hour and a second, however long this takes.
+    await site.run("UPDATE evervec.outbox SET due_at = due_at + interval '1 hour' WHERE source = %s", failing.source)
     assert young.source
     assert await site.run("SELECT evervec.sources_waiting('1 minute')") == [(old.source,)]
 

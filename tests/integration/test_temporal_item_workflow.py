@@ -247,9 +247,11 @@ async def test_it_can_be_cancelled_in_the_middle_of_a_round(temporal_address: st
 @pytest.mark.parametrize("kind", [ValueError, ApplicationError])
 async def test_no_word_of_an_error_gets_into_the_history(temporal_address: str, kind: type[Exception]) -> None:
     canary = "CANARY-7f3a"
+    looked = asyncio.Event()
 
     async def tells_all(request: ItemEmbeddingRequest) -> ItemEmbeddingResult:
         if len(bench.activity.requests) > 1:
+            await looked.wait()
             return answered(request)
         raise kind(f"not stored: {canary}") from ValueError(f"DETAIL: Failing row contains ({canary}).")
 
@@ -263,6 +265,7 @@ async def test_no_word_of_an_error_gets_into_the_history(temporal_address: str, 
 
         await until(retrying)
         pending = (await handle.describe()).raw_description
+        looked.set()
         await until_rounds(handle, 1)
         history = await handle.fetch_history()
         assert kind.__name__ in str(pending)

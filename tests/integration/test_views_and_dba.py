@@ -181,6 +181,7 @@ def test_a_hostile_predicate_executes_nothing(lab: Lab, predicate: str) -> None:
 def test_a_refire_gives_way_to_a_writer_that_holds_items(lab: Lab) -> None:
     source = lab.watched(5)
     with connect(lab.conninfo) as writer, connect(lab.conninfo) as dba, ThreadPoolExecutor() as pool:
+        run(writer, "SET deadlock_timeout = '5s'")  # the other gives way before, also where the machine is slow
         run(writer, "BEGIN")
         run(writer, f"UPDATE {lab.schema}.items SET name = 'edited' WHERE id = 5")
         refired = pool.submit(value, dba, "SELECT evervec.refire(%s, 'true', true)", [source.name])
@@ -198,6 +199,7 @@ def test_a_retry_gives_way_to_a_writer_that_holds_items(lab: Lab) -> None:
     for key in "123":
         source.fail(key)
     with connect(lab.conninfo) as writer, connect(lab.conninfo) as dba, ThreadPoolExecutor() as pool:
+        run(writer, "SET deadlock_timeout = '5s'")  # the other gives way before, also where the machine is slow
         run(writer, "BEGIN")
         run(writer, f"UPDATE {lab.schema}.items SET name = 'good' WHERE id = 3")
         retried = pool.submit(value, dba, "SELECT evervec.retry(%s)", [source.name])

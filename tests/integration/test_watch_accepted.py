@@ -95,7 +95,7 @@ def test_readers_and_writers_in_the_way_are_waited_for(lab: Lab) -> None:
     """A transaction that holds the table delays watch, and watch delays nobody behind it for long."""
     lab.run(ITEMS)
     with connect(lab.conninfo) as holder, connect(lab.conninfo) as other:
-        run(other, "SET statement_timeout = '300ms'")
+        run(other, "SET lock_timeout = '300ms'")
         run(holder, "BEGIN")
         run(holder, f"SELECT FROM {lab.schema}.items")
         watching = threading.Thread(target=lab.register, args=("items", ["name"]))

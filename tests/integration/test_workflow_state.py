@@ -116,7 +116,6 @@ async def test_a_namespace_without_the_attributes_does_all_the_work(
     namespace = (await new_namespace(temporal_address)).namespace
     async with Site.open(database, temporal_address, temporal_namespace=namespace, sweep_threshold=5) as site:
         table = await new_table(site, "column")
-        instance = await site.value("SELECT evervec.instance_id()")
         with capture_logs() as logs:
             async with site.running():
                 await _edited(table)
@@ -124,9 +123,10 @@ async def test_a_namespace_without_the_attributes_does_all_the_work(
                 await site.run("SELECT evervec.pause(%s)", table.source)
                 await table.do("UPDATE {t} SET name = 'overlooked' WHERE id = 2")
                 await site.run("UPDATE evervec.outbox SET queued_at = now() - interval '2 min', due_at = queued_at")
+                net = await site.safety_net()
         await site.run("SELECT evervec.resume(%s)", table.source)
         async with site.working():
-            await site.client.get_schedule_handle(f"embedding-sweeps/{instance}").trigger()
+            await net.trigger()
             await table.fresh()
         assert any("temporal operator search-attribute create" in line.get("reason", "") for line in logs)
         found: list[WorkflowExecution] = []
