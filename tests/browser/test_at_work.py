@@ -22,6 +22,12 @@ def is_beyond(shown: Locator, before: int) -> bool:
     return number(shown.inner_text()) > before
 
 
+def tells_the_step(page: Page, word: str) -> bool:
+    """Whether an item's page does when it is asked for anew: the workflow is done a moment after its row is."""
+    page.reload()
+    return any(word in told for told in page.locator(".steps").all_inner_texts())
+
+
 def test_an_edit_by_sql_changes_the_overview_without_a_reload(page: Page, scene: Scene) -> None:
     page.goto("/")
     page.evaluate("window.neverReloaded = true")
@@ -80,13 +86,14 @@ def test_a_poison_row_is_listed_and_retried_by_click(page: Page, scene: Scene) -
     until(lambda: (scene.value(failed_at, "bad") or before["bad"]) > before["bad"], "another try")
     assert scene.value(failed_at, "worse") == before["worse"]
 
-    scene.run("ALTER TABLE pots DISABLE TRIGGER ALL")
-    scene.run("UPDATE pots SET name = 'mended' WHERE name LIKE 'evervec-poison%%'")
-    scene.run("ALTER TABLE pots ENABLE TRIGGER ALL")
-    until(lambda: not scene.value("SELECT EXISTS (SELECT FROM evervec.outbox WHERE state = 'pending')"), "rest")
-    page.goto("/failures")
-    page.get_by_role("row", name=re.compile("pots")).get_by_role("link").click()
-    page.get_by_role("checkbox", name="Tick worse").check()
+    with scene.unwalked("pots"):
+        scene.run("ALTER TABLE pots DISABLE TRIGGER ALL")
+        scene.run("UPDATE pots SET name = 'mended' WHERE name LIKE 'evervec-poison%%'")
+        scene.run("ALTER TABLE pots ENABLE TRIGGER ALL")
+        until(lambda: not scene.value("SELECT EXISTS (SELECT FROM evervec.outbox WHERE state = 'pending')"), "rest")
+        page.goto("/failures")
+        page.get_by_role("row", name=re.compile("pots")).get_by_role("link").click()
+        page.get_by_role("checkbox", name="Tick worse").check()
     page.get_by_role("button", name="Retry those that are ticked").click()
     expect(page.get_by_role("status")).to_be_visible()
     page.goto("/failures")
@@ -107,11 +114,13 @@ def test_a_backfills_bar_moves_and_ends(page: Page, scene: Scene) -> None:
     card = page.locator("section[data-source=pile]")
     card.get_by_text("Backfill pile").click()
     card.get_by_label("Embed what is fresh, too").check()
-    card.get_by_label("Items a second at most").fill("30")
+    card.get_by_label("Items a second at most").fill("10")
     card.get_by_role("button", name="Begin the backfill of pile").click()
     expect(page.get_by_role("status")).to_have_text("The backfill has begun.")
     sweep = page.locator("[data-sweep=pile]")
     expect(sweep).to_have_attribute("data-running", "true")
+    # This one, and not that of the first fill, as it was seen last.
+    expect(sweep).to_contain_text("limit 10")
     widths: list[float] = []
 
     def moved() -> bool:
@@ -120,7 +129,6 @@ def test_a_backfills_bar_moves_and_ends(page: Page, scene: Scene) -> None:
 
     until(moved, "the bar to move")
     assert sorted(widths) == widths
-    expect(sweep).to_contain_text("limit 30")
 
     # Quicker from here on.
     card.get_by_label("Items a second", exact=True).fill("")
@@ -175,6 +183,7 @@ def test_an_item_is_embedded_again_and_shows_its_workflow(page: Page, scene: Sce
     page.goto("/items?source=items")
     page.get_by_role("link", name="5", exact=True).click()
     expect(page.get_by_text("Has a workflow of its own now")).to_be_visible()
+    until(partial(tells_the_step, page, "embedded"), "the last step of the workflow")
     expect(page.locator(".steps")).to_contain_text("embedded")
     link = page.locator(".hash a")
     expect(link).to_have_attribute(
@@ -205,6 +214,7 @@ def test_without_scripts_every_button_works(windows: Windows, scene: Scene) -> N
     page.get_by_role("button", name="Pause items").click()
     expect(page.get_by_role("status")).to_have_text("Paused: changes are recorded, and wait.")
     page.get_by_role("button", name="Resume items").click()
+    expect(page.get_by_role("status")).to_have_text("The work goes on.")
     assert not scene.value("SELECT paused FROM evervec.source WHERE name = 'items'")
     page.goto("/item?source=items&key=7")
     page.get_by_role("link", name="Show them").click()

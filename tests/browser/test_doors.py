@@ -37,6 +37,7 @@ def test_the_token_keeps_strangers_out(windows: Windows, guarded: str) -> None:
 def test_a_viewer_looks_and_finds_no_button(windows: Windows, guarded: str) -> None:
     page = windows.open(guarded)
     sign_in(page, VIEWER_TOKEN)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     for path in ("/sources", "/failures", "/item?source=items&key=1"):
         page.goto(path)
         expect(page.get_by_role("button")).to_have_text(["Sign out"])

@@ -152,6 +152,10 @@ class Site:
         """Whether a connection may be lost now."""
         return self.disturbances > 0 or time.monotonic() - self._disturbed_at < AFTERMATH_SECONDS
 
+    def died_with_postgres(self, made_at: float) -> bool:
+        """Whether a connection that was made then cannot have lived on, however late that is noticed."""
+        return made_at < self._disturbed_at
+
     async def run(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Execute a statement on a connection of its own; its rows."""
         async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:

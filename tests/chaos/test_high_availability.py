@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType, PendingWorkflowTaskState
 
 from evervec.temporal import item_workflow_id
+from listener.daemon import Listener
 from service.worker import MAX_WORKFLOW_TASKS
 from tests.chaos.noting_worker import FILE
 from tests.integration.pipeline import DESTINATIONS, CountedStub, Encodings, Site, Table, new_table, until
@@ -168,6 +170,8 @@ async def test_workers_are_replaced_one_by_one_by_a_new_build_while_edits_go_on(
                     await replacement.logged("worker ready")
                     assert await worker.end() == 0
                 await replacement.logged("item done")
+            # The item that is looked at below may have been at an old one until now.
+            await until(lambda: was_at(site, tables[0], "1", new))
         async with programs(*new):
             await all_fresh(tables)
             assert [await worker.end() for worker in new] == [0, 0]
@@ -188,10 +192,21 @@ async def test_a_worker_takes_no_more_workflow_tasks_than_it_can_end_in_time(
         async with programs(worker):
             await worker.logged("item done")
             os.kill(worker.pid, signal.SIGSTOP)
-            taken = await workflow_tasks_taken(site, table)
+            while not (taken := await workflow_tasks_taken(site, table)):  # it had done them all before it was stopped
+                signalled = listener.status().signalled
+                await table.do("UPDATE {t} SET name = name || '.'")
+                await until(partial(has_signalled, listener, signalled + WORKFLOWS))
+                os.kill(worker.pid, signal.SIGCONT)
+                await asyncio.sleep(EDIT_SECONDS)
+                os.kill(worker.pid, signal.SIGSTOP)
             assert 0 < taken <= MAX_WORKFLOW_TASKS
             os.kill(worker.pid, signal.SIGCONT)
             await table.fresh()
+
+
+def has_signalled(listener: Listener, times: int) -> bool:
+    """Whether a listener has signalled workflows so often."""
+    return listener.status().signalled >= times
 
 
 async def workflow_tasks_taken(site: Site, table: Table) -> int:
@@ -237,16 +252,25 @@ async def editing(tables: list[Table]) -> AsyncIterator[None]:
 
 
 async def workers_of(site: Site, table: Table, key: str) -> set[int]:
-    """The process ids of the workers that an item's workflow has had, in all of its runs."""
+    """The process ids of the workers that an item's workflow has had, in all of its runs.
+
+    From the present run back to the first: the list of workflows may not have the last one yet.
+    """
     instance = await site.value("SELECT evervec.instance_id()")
     workflow_id = item_workflow_id(instance, table.source, key)
-    histories = [
-        await site.client.get_workflow_handle(workflow_id, run_id=run.run_id).fetch_history()
-        async for run in site.client.list_workflows(f"WorkflowId = '{workflow_id}'")
-    ]
-    return {
-        int(event.workflow_task_completed_event_attributes.identity.partition("@")[0])
-        for history in histories
-        for event in history.events
-        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
-    }
+    workers: set[int] = set()
+    run_id: str | None = None
+    while run_id != "":
+        history = await site.client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
+        workers |= {
+            int(event.workflow_task_completed_event_attributes.identity.partition("@")[0])
+            for event in history.events
+            if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+        }
+        run_id = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+    return workers
+
+
+async def was_at(site: Site, table: Table, key: str, workers: list[Program]) -> bool:
+    """Whether an item's workflow has had one of these workers."""
+    return bool(await workers_of(site, table, key) & {worker.pid for worker in workers})

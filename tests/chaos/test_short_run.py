@@ -17,7 +17,7 @@ RATE = 40.0
 pytestmark = pytest.mark.chaos
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # so that a run which does not settle says so
 async def test_whatever_dies_each_vector_is_that_of_the_last_text(stack_dir: Path) -> None:
     orders = Orders(SEED, len(KINDS), RATE, SHORT, QUICK_TABLES)
     console = Console(width=110)

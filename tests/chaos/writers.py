@@ -47,6 +47,7 @@ class User(ABC):
         self.name = name
         self.chance = random.Random(f"{seed} {name}")
         self._connection: Connection | None = None
+        self._connected_at = 0.0
 
     async def run(self, pause: float, stop: asyncio.Event) -> None:
         """Do a transaction every `pause` seconds until told to stop; what was missed is made up for, up to a point."""
@@ -72,6 +73,7 @@ class User(ABC):
             self._connection = await AsyncConnection.connect(
                 self.site.conninfo, autocommit=True, application_name="a writer"
             )
+            self._connected_at = time.monotonic()
         return self._connection
 
     async def _step(self) -> None:
@@ -79,15 +81,17 @@ class User(ABC):
             await self.transaction(await self.connect())
         except Error as error:
             connected = self._connection is not None
+            died = connected and self.site.died_with_postgres(self._connected_at)
             await self._drop()
-            if not self._excused(error):
+            if not self._excused(error, died=died):
                 self.tally.errors.append(f"{self.name}: {type(error).__name__}: {error}".strip())
             elif connected:
                 await self.lost()
             await asyncio.sleep(RETRY_SECONDS)
 
-    def _excused(self, error: Error) -> bool:
-        return self.site.is_disturbed and (error.sqlstate is None or error.sqlstate.startswith(LOST))
+    def _excused(self, error: Error, *, died: bool) -> bool:
+        """A rival may have rested with a connection that died for longer than the aftermath lasts."""
+        return (died or self.site.is_disturbed) and (error.sqlstate is None or error.sqlstate.startswith(LOST))
 
     async def _drop(self) -> None:
         if self._connection:

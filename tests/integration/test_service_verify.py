@@ -147,7 +147,7 @@ async def wants_the_table(database: str, seconds: list[float]) -> None:
             await user.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
             await user.commit()
             seconds.append(time.monotonic() - started)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django_evervec.errors import NotWatchedError
 from django_evervec.managers import EmbeddedQuerySet
 from items.models import Item
-from tests.lab import assert_right, outbox, paused, settle, until
+from tests.lab import assert_right, outbox, paused, settle, until, unwalked
 from tests.test_commands import without_triggers
 from tests.test_writes import item
 from tests.things.models import Note, Poem
@@ -48,7 +48,7 @@ def test_the_list_says_how_each_item_stands_and_why(admin: Client) -> None:
     item("Inactive", active=False).save()
     item("Blank", description=" ").save()
     settle()
-    with paused():
+    with paused(), unwalked():
         item("Waiting").save()
         without_triggers("UPDATE items_item SET description = 'unseen' WHERE name = 'Fresh'")
         shown = show(admin, ITEMS)
@@ -106,7 +106,7 @@ def test_the_filter(one_of_each: Client) -> None:
 def test_generate_embeddings(admin: Client) -> None:
     made = Item.objects.bulk_create([item(f"Thing {number}") for number in range(4)])
     settle()
-    with paused():
+    with paused(), unwalked():
         without_triggers("UPDATE items_item SET description = 'Loaded'")
         said = act(admin, "generate_embeddings", [made[0].pk, made[1].pk])
         assert said == "2 items to be embedded; all others are fresh."

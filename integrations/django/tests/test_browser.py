@@ -15,13 +15,15 @@ from django.test import Client
 from playwright.sync_api import Page, expect, sync_playwright
 
 from items.models import Item
-from tests.lab import assert_right, outbox, paused, settle, until
+from tests.lab import assert_right, outbox, paused, settle, until, unwalked
 from tests.test_commands import without_triggers
 from tests.test_writes import item
 from tests.things.models import Poem
 
 MANAGE = Path(__file__).parents[1] / "example" / "manage.py"
 TIMEOUT_MS = 60_000
+
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def page(address: str, monkeypatch: pytest.MonkeyPatch, admin: Client) -> Iterat
         page.get_by_label("Username").fill("admin")
         page.get_by_label("Password").fill("admin")
         page.get_by_role("button", name="Log in").click()
-        page.wait_for_url("**/admin/")
+        page.wait_for_url(f"{address}/admin/")
         yield page
         browser.close()
 
@@ -85,17 +87,18 @@ def row(page: Page, name: str) -> object:
 def test_generate_embeddings_for_some(page: Page) -> None:
     Item.objects.bulk_create([item(f"Thing {number}") for number in range(3)])
     settle()
-    without_triggers("UPDATE items_item SET description = 'Loaded'")
-    page.goto("/admin/items/item/")
-    expect(row(page, "Thing 1")).to_contain_text(re.compile(r"stale changed since it was embedded .* ago"))
-    for name in ("Thing 0", "Thing 1"):
-        page.locator("#result_list tr", has_text=name).locator("input.action-select").check()
-    act(page, "Generate embeddings")
-    expect(page.locator(".messagelist .success")).to_have_text("2 items to be embedded; all others are fresh.")
-    settle()
-    page.reload()
-    expect(row(page, "Thing 1")).to_contain_text(re.compile(r"fresh embedded .* ago"))
-    expect(row(page, "Thing 2")).to_contain_text("stale")
+    with unwalked():
+        without_triggers("UPDATE items_item SET description = 'Loaded'")
+        page.goto("/admin/items/item/")
+        expect(row(page, "Thing 1")).to_contain_text(re.compile(r"stale changed since it was embedded .* ago"))
+        for name in ("Thing 0", "Thing 1"):
+            page.locator("#result_list tr", has_text=name).locator("input.action-select").check()
+        act(page, "Generate embeddings")
+        expect(page.locator(".messagelist .success")).to_have_text("2 items to be embedded; all others are fresh.")
+        settle()
+        page.reload()
+        expect(row(page, "Thing 1")).to_contain_text(re.compile(r"fresh embedded .* ago"))
+        expect(row(page, "Thing 2")).to_contain_text("stale")
 
 
 def test_regenerate_all_that_a_search_finds(page: Page) -> None:

@@ -77,7 +77,8 @@ def test_one_command_starts_it_all_and_stops_it(reachable: Path) -> None:
         assert process.poll() is None
         assert "<h1>Schlagbohrmaschine mit Bohrersatz</h1>" in page
         until(lambda: "Cordless drill, the good one" in (get(f"http://{address}/items/1/") or ""))
-        assert "Akkuschrauber" in (get(f"http://{address}/?q=cordless+screwdriver") or "")
+        # The first search makes the dashboard load the model, and a page waits for that for 30 s at most.
+        until(lambda: "Akkuschrauber" in (get(f"http://{address}/?q=cordless+screwdriver") or ""))
     finally:
         process.send_signal(signal.SIGTERM)
         output = process.communicate(timeout=120)[0].decode()

@@ -38,7 +38,7 @@ def test_an_item_that_no_trigger_saw_is_embedded(service: EmbeddingTemporalServi
     workflow_id = service.start_item_embedding(one.pk, model=Item)
     assert workflow_id.startswith("item-embedding/")
     assert workflow_id.endswith(f"/items_item/{one.pk}")
-    status = status_when(service, workflow_id, lambda status: status.state == "fresh" and not outbox())
+    status = status_when(service, workflow_id, lambda it: it.details and it.state == "fresh" and not outbox())
     assert (status.id, status.status) == (workflow_id, "running")
     assert status.details
     assert (status.details["item_key"], status.details["last_error"]) == (str(one.pk), None)
@@ -61,7 +61,7 @@ def test_a_batch_is_a_workflow_each_or_the_sweep(service: EmbeddingTemporalServi
     assert [workflow_id.rpartition("/")[2] for workflow_id in some] == [str(one.pk) for one in made[:3]]
     [sweep] = service.start_batch_embedding([one.pk for one in made], model=Item, force_regenerate=True)
     assert sweep.startswith("embedding-sweep/")
-    status = status_when(service, sweep, lambda status: status.status == "completed")
+    status = status_when(service, sweep, lambda it: it.details and it.status == "completed")
     assert status.state is None
     assert status.details
     assert status.details["items"] > 0
