@@ -728,21 +728,33 @@ BEGIN
                  'EXECUTE FUNCTION evervec.truncated_%1$s()', s.id, relation);
 END $$;
 
--- Lock a table against everybody for the rest of the transaction without ever keeping anybody waiting for long: whoever
--- queues behind this request waits 100 ms at most, then gets a turn before the next try.
-CREATE OR REPLACE FUNCTION evervec.lock_briefly(p_relation regclass) RETURNS void
+-- Earlier versions of this file locked one table.
+DO $$
+BEGIN
+  IF to_regprocedure('evervec.lock_briefly(regclass)') IS NOT NULL THEN
+    DROP FUNCTION evervec.lock_briefly(regclass);
+  END IF;
+END $$;
+
+-- Lock tables against everybody for the rest of the transaction without ever keeping anybody waiting for long: whoever
+-- queues behind this request waits 100 ms at most, then gets a turn before the next try. An autovacuum gives way to who has
+-- waited for deadlock_timeout, which is longer: it is made to by a lock that nobody who reads or writes waits for.
+CREATE OR REPLACE FUNCTION evervec.lock_briefly(VARIADIC p_relations regclass[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+  tables   text := (SELECT string_agg(DISTINCT relation::text, ', ') FROM unnest(p_relations) AS relation);
   patience timestamptz := clock_timestamp() + interval '30 seconds';
 BEGIN
   LOOP
     BEGIN
+      PERFORM set_config('lock_timeout', (1 + greatest(extract(epoch FROM patience - clock_timestamp()), 0))::int || 's', true);
+      EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', tables);
       PERFORM set_config('lock_timeout', '100ms', true);
-      EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_relation);
+      EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', tables);
       RETURN;
     EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
       IF clock_timestamp() > patience THEN
-        RAISE EXCEPTION 'could not lock % for a moment: long transactions hold it', p_relation USING
+        RAISE EXCEPTION 'could not lock % for a moment: long transactions hold it', tables USING
           ERRCODE = 'lock_not_available', HINT = 'Nothing was changed. Try again when they have ended.';
       END IF;
     END;
@@ -1128,15 +1140,16 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms
 DECLARE
   s      evervec.source;
   former evervec.source;
+  target regclass;
 BEGIN
   PERFORM evervec.take_turn(relation);
   s := evervec.describe_source($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
   overwrite := coalesce(overwrite, false);
   -- All that takes time comes before the lock.
-  PERFORM evervec.check_target(s, overwrite);
+  target := evervec.check_target(s, overwrite);
 
   PERFORM evervec.lock_source(s.name);
-  PERFORM evervec.lock_briefly(s.relation);
+  PERFORM evervec.lock_briefly(s.relation, target);
   SELECT * INTO former FROM evervec.source AS o WHERE o.name = s.name;
   IF former.name IS NOT NULL THEN
     s.id := former.id;
@@ -1629,11 +1642,14 @@ BEGIN
   IF NOT FOUND THEN
     RETURN;
   END IF;
+  IF s.filled_to IS NULL THEN
+    PERFORM evervec.begin_count(s);
+  END IF;
   SELECT * INTO page FROM evervec.enqueue_page(s.name, 'true', false, s.filled_to, p_limit);
   UPDATE evervec.source AS f SET filling = page.scanned = p_limit, filled_to = coalesce(page.last_key, f.filled_to)
   WHERE f.name = s.name;
   -- A fill sees every row: it counts them by the way.
-  PERFORM evervec.add_count(s, s.filled_to, page.last_key, page.scanned, page.eligible, page.enqueued, 0);
+  PERFORM evervec.add_count(s, page.last_key, page.scanned, page.eligible, page.enqueued, 0);
   IF page.scanned < p_limit THEN
     UPDATE evervec.total AS t SET missing = 0 WHERE t.source = s.name AND NOT t.done; -- all in the outbox now
     PERFORM evervec.end_count(s);
@@ -1699,6 +1715,9 @@ DECLARE
   after text := (SELECT t.last_key FROM evervec.total t WHERE t.source = s.name AND NOT t.done);
   page  record;
 BEGIN
+  IF after IS NULL THEN
+    PERFORM evervec.begin_count(s);
+  END IF;
   EXECUTE format($sql$
     WITH page AS MATERIALIZED (
       SELECT i.id, i.item_key, i.eligible, i.content_hash, i.embedding_hash = i.content_hash AS fresh
@@ -1720,7 +1739,7 @@ BEGIN
   scanned := page.total;
   enqueued := evervec.enqueue_lost(s.name, page.lost, page.hashes);
   done := page.total < p_limit;
-  PERFORM evervec.add_count(s, after, page.last_key, page.total, page.eligible,
+  PERFORM evervec.add_count(s, page.last_key, page.total, page.eligible,
                             CASE enqueued WHEN 0 THEN page.missing ELSE 0 END, page.forced_stale);
   IF done THEN
     PERFORM evervec.end_count(s);
@@ -1834,23 +1853,32 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           WHEN t.missing = 0 THEN 4 ELSE 1 END > clock_timestamp()))
 $$;
 
--- Add a page to the walk over a source's rows; its first page begins one.
-CREATE OR REPLACE FUNCTION evervec.add_count(
-  s evervec.source, p_after text, p_last_key text, p_total bigint, p_eligible bigint, p_missing bigint, p_forced_stale bigint
-) RETURNS void
+-- Begin a walk over a source's rows. Before its first page is read: a change that the page does not show is not yet counted.
+CREATE OR REPLACE FUNCTION evervec.begin_count(s evervec.source) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF p_after IS NULL THEN
-    DELETE FROM evervec.total AS t WHERE t.source = s.name AND NOT t.done;
-    INSERT INTO evervec.total (source, last_key, total, eligible, missing, forced_stale, changes, files)
-    SELECT s.name, p_last_key, p_total, p_eligible, p_missing, p_forced_stale, c.changes, c.files
-    FROM evervec.changes(s) AS c;
-  ELSE
-    UPDATE evervec.total AS t SET last_key = coalesce(p_last_key, t.last_key), total = t.total + p_total,
-      eligible = t.eligible + p_eligible, missing = t.missing + p_missing, forced_stale = t.forced_stale + p_forced_stale
-    WHERE t.source = s.name AND NOT t.done;
+  DELETE FROM evervec.total AS t WHERE t.source = s.name AND NOT t.done;
+  INSERT INTO evervec.total (source, total, eligible, missing, forced_stale, changes, files)
+  SELECT s.name, 0, 0, 0, 0, c.changes, c.files FROM evervec.changes(s) AS c;
+END $$;
+
+-- Earlier versions of this file began a walk here.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'evervec'::regnamespace AND proname = 'add_count' AND pronargs = 7) THEN
+    DROP FUNCTION evervec.add_count(evervec.source, text, text, bigint, bigint, bigint, bigint);
   END IF;
 END $$;
+
+-- Add a page to the walk over a source's rows.
+CREATE OR REPLACE FUNCTION evervec.add_count(
+  s evervec.source, p_last_key text, p_total bigint, p_eligible bigint, p_missing bigint, p_forced_stale bigint
+) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE evervec.total AS t SET last_key = coalesce(p_last_key, t.last_key), total = t.total + p_total,
+    eligible = t.eligible + p_eligible, missing = t.missing + p_missing, forced_stale = t.forced_stale + p_forced_stale
+  WHERE t.source = s.name AND NOT t.done
+$$;
 
 -- The walk has seen all rows: it takes the place of the last one.
 CREATE OR REPLACE FUNCTION evervec.end_count(s evervec.source) RETURNS void

@@ -286,6 +286,25 @@ async def test_a_first_fill_enqueues_what_was_embedded_meanwhile(lab: Lab) -> No
     await lab.assert_ends_true()
 
 
+async def test_what_no_trigger_saw_while_a_page_of_a_first_fill_was_read_is_found_by_a_walk(lab: Lab) -> None:
+    filler, loader = await lab.session(), await lab.session()
+    pause = "  PERFORM public.pause();\n"
+    await lab.rewrite("fill_page", ("  UPDATE evervec.source AS f", f"{pause}  UPDATE evervec.source AS f"))
+    await lab.observer.run("SELECT pg_stat_force_next_flush()")
+    await lab.observer.run("UPDATE evervec.source SET filling = true, filled_to = NULL")
+    await lab.close_gate()
+    fill = lab.start(filler.run("SELECT * FROM evervec.fill_page(10)"))
+    await lab.waits(filler)
+    await loader.run("SET session_replication_role = replica")
+    await lab.edit("B", by=loader)
+    await loader.run("SELECT pg_stat_force_next_flush()")
+    await lab.open_gate()
+    await fill
+    await lab.observer.run("UPDATE evervec.total SET started_at = counted_at")
+    assert await lab.observer.run("SELECT enqueued FROM evervec.census_page(10, true)") == [(1,)]
+    await lab.assert_ends_true()
+
+
 async def test_a_failure_is_not_counted_while_the_item_is_edited(lab: Lab) -> None:
     worker, user = await lab.worker(), await lab.session()
     await lab.edit("B")

@@ -1,13 +1,16 @@
 """What watch makes of a table that it accepts, and whom it waits for."""
 
 import threading
+import time
 import uuid
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import sql
 
 from tests.integration.contract import ITEMS, Lab, connect, run, snapshot, value
+from tests.integration.listener_lab import eventually
 
 DEFAULT_MODEL = "sentence-transformers/paraphrase-multilingual-mpnet-base-v2"
 
@@ -108,6 +111,46 @@ def test_readers_and_writers_in_the_way_are_waited_for(lab: Lab) -> None:
         watching.join(30)
         assert not watching.is_alive()
     assert lab.watch().assert_settled()
+
+
+SLOWLY = (
+    "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100, "
+    "autovacuum_vacuum_cost_limit = 1"
+)
+"""An autovacuum that comes soon and would take hours."""
+
+
+@pytest.mark.parametrize("destination", ["column", "table"])
+async def test_an_autovacuum_in_the_way_gives_way(database: str, destination: str) -> None:
+    """It does for who waits for a second, which is longer than watch makes anybody wait who reads or writes."""
+    watch = "SELECT evervec.watch('items', '{name}', model => %s, destination => %s)"
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as user:
+        await user.execute(f"CREATE TABLE items (id int PRIMARY KEY, name text) WITH ({SLOWLY})")
+        await user.execute("INSERT INTO items SELECT n, 'x' FROM generate_series(1, 20000) AS n")
+        vacuumed = "items"
+        if destination == "table":
+            await user.execute(watch, ["stub:4", destination])
+            vacuumed = "items_embedding"
+            await user.execute(f"ALTER TABLE items_embedding SET ({SLOWLY})")
+            await user.execute("ALTER TABLE items SET (autovacuum_enabled = false)")
+            await user.execute("INSERT INTO items_embedding (id, embedding) SELECT id, '[1,2,3,4]' FROM items")
+        await user.execute(f"DELETE FROM {vacuumed} WHERE id % 2 = 0")
+        await user.execute("SELECT pg_stat_force_next_flush()")
+        await user.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+        try:
+            await user.execute("SELECT pg_reload_conf()")
+
+            async def is_vacuumed() -> bool:
+                progress = "SELECT FROM pg_stat_progress_vacuum WHERE relid = %s::text::regclass"
+                return bool(await (await user.execute(progress, [vacuumed])).fetchall())
+
+            await eventually(is_vacuumed, seconds=60)
+            started = time.monotonic()
+            await user.execute(watch, ["stub:5", destination])
+            assert time.monotonic() - started < 10
+        finally:
+            await user.execute("ALTER SYSTEM RESET autovacuum_naptime")
+            await user.execute("SELECT pg_reload_conf()")
 
 
 def test_watching_again_waits_for_a_page_of_the_first_fill(lab: Lab) -> None:
