@@ -19,7 +19,7 @@ IDLE_SECONDS = 1.0
 SETTLE_SECONDS = 0.03
 """After a ring, until those have committed that did not ring because somebody was ringing already."""
 REST = 3
-"""How many times as long as a look took no other is made."""
+"""How many times as long as a look took the database no other is made."""
 FILL_PAGE = 500
 
 _log = get_logger(__name__)
@@ -59,18 +59,22 @@ class Lookout:
     async def run(self, outbox: Reader) -> None:
         """Look, wait, look again, until cancelled. ServiceUnreachableError when the database is lost."""
         while True:
-            started = self._clock()
-            await self.look(outbox)
-            await self._pause(REST * (self._clock() - started))
+            await self._pause(REST * await self.look(outbox))
 
-    async def look(self, outbox: Reader) -> None:
-        """Look once; that costs the same however long the outbox is."""
+    async def look(self, outbox: Reader) -> float:
+        """Look once; that costs the same however long the outbox is. Returns how long the database took, in seconds.
+
+        Temporal's time is not in it: a sweep that is open must be asked for before it is forgotten.
+        """
+        started = self._clock()
         await self._router.settle(outbox)
         seen_at = self._clock()
         items = await outbox.waiting(self._router.threshold + 1)
+        took = self._clock() - started
         async with asyncio.TaskGroup() as looks:  # Temporal may have to be asked about each source
             for source, found in groupby(items, key=attrgetter("source")):
                 looks.create_task(self._router.found(source, list(found), seen_at))
+        return took
 
     async def _pause(self, least: float) -> None:
         with suppress(TimeoutError):

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from db.outbox import OutboxItem
+from evervec.errors import ServiceUnreachableError
 from evervec.log import get_logger
 from listener.debounce import Clock, Key
 
 RETRY_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
+"""How long a try may take. On a connection that died silently it would be a quarter of an hour, and nobody may lead."""
 SAMPLE = 100
 
 _log = get_logger(__name__)
@@ -38,18 +41,27 @@ class Standby:
         self._moved_at = clock()
 
     async def wait(self, outbox: Candidate) -> bool:
-        """Wait for leadership. False: another leads, but does not do its work; two at work do no harm."""
+        """Wait for leadership. False: another leads, but does not do its work; two at work do no harm.
+
+        ServiceUnreachableError when the database is lost.
+        """
         self._moved_at = self._clock()
         told = False
-        while not await outbox.try_lead():
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    if await outbox.try_lead():
+                        return True
+                    stuck = await self._stuck(outbox)
+            except TimeoutError:
+                raise ServiceUnreachableError(f"PostgreSQL did not answer within {ANSWER_SECONDS:g} s") from None
             if not told:
                 _log.info("standing by: another listener leads")
                 told = True
-            if await self._stuck(outbox):
+            if stuck:
                 _log.warning("the outbox does not get emptier: helping the listener that leads")
                 return False
             await asyncio.sleep(RETRY_SECONDS)
-        return True
 
     async def _stuck(self, outbox: Candidate) -> bool:
         if len(await outbox.find(self._sample)) < len(self._sample) or not self._sample:

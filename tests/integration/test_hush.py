@@ -147,10 +147,11 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Noted:
         if payload == MARK:
             noted.marks.append(time.monotonic())
 
-    async def note_look(lookout: Lookout, outbox: Reader) -> None:
+    async def note_look(lookout: Lookout, outbox: Reader) -> float:
         began = time.monotonic()
-        await look(lookout, outbox)
+        took = await look(lookout, outbox)
         noted.looks.append(began)
+        return took
 
     monkeypatch.setattr(Ear, "hear", note_mark)
     monkeypatch.setattr(Lookout, "look", note_look)

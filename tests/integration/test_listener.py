@@ -322,6 +322,22 @@ async def test_a_connection_that_died_silently_is_found(lab: Lab, monkeypatch: p
             await lab.signalled(1, 2)
 
 
+async def test_one_who_stands_by_finds_that_its_connection_died_silently(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("listener.standby.ANSWER_SECONDS", 0.5)
+    parts = psycopg.conninfo.conninfo_to_dict(lab.conninfo)
+    await lab.do(WATCH)
+    async with Proxy(str(parts["host"]), int(str(parts["port"]))) as proxy:
+        through = psycopg.conninfo.make_conninfo(lab.conninfo, host="127.0.0.1", port=proxy.port)
+        async with lab.listener() as leader, lab.listener(Role.STANDBY, listen_url=through) as other:
+            proxy.strand()
+            await leader.stop()
+            await eventually(lambda: other.status().role is Role.LEADING, seconds=30)
+            await lab.do("INSERT INTO items VALUES (1, 'drill')")
+            await lab.signalled(1)
+
+
 async def test_the_server_lets_go_of_a_listener_that_reads_no_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("db.listen.SILENCE_SECONDS", 1.0)
     stream = await NotificationStream.open(lab.conninfo)

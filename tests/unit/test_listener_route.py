@@ -240,6 +240,18 @@ async def test_what_was_signalled_while_temporal_was_asked_for_the_sweep_does_no
         assert router.waiting == 0
 
 
+async def test_a_look_at_the_outbox_takes_no_longer_for_temporals_answer(
+    router: Router, temporal: Temporal, clock: Clock
+) -> None:
+    """A look is followed by a rest of three times its time: a sweep that is open would be forgotten meanwhile."""
+    temporal.answering.clear()
+    looking = asyncio.create_task(Lookout(router, asyncio.Event(), clock).look(Outbox(item("1"))))
+    await until(lambda: temporal.questions == 1)
+    clock.now += 3
+    temporal.answering.set()
+    assert await looking == 0
+
+
 async def test_a_few_items_that_are_found_go_live(router: Router, temporal: Temporal, clock: Clock) -> None:
     outbox = Outbox(*items(4), *items(4, "other"))
     async with running(router, outbox):
