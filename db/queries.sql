@@ -164,7 +164,9 @@ SELECT item_key FROM evervec.read_items(%(source)s, %(item_keys)s::text[]) WHERE
 SET LOCAL lock_timeout = '100ms';
 
 -- name: refire_page
-SELECT last_key, scanned, enqueued
+-- The rate in the same transaction: earlier it would be lifted, since nothing waits yet, and later a sweep may have begun.
+SELECT last_key, scanned, enqueued,
+       CASE WHEN %(rate)s::real IS NOT NULL AND enqueued > 0 THEN evervec.throttle(%(source)s, %(rate)s::real) END AS throttled
 FROM evervec.refire_page(%(source)s, %(predicate)s, %(force)s, %(after)s, %(limit)s);
 
 -- name: refire_keys

@@ -202,16 +202,24 @@ class Sources:
         return Source(source, model, row["paused"], row["filling"], row["rate"])
 
     async def refire_page(
-        self, source: str, predicate: str = "true", *, force: bool = False, after: str | None = None, limit: int
+        self,
+        source: str,
+        predicate: str = "true",
+        *,
+        force: bool = False,
+        after: str | None = None,
+        limit: int,
+        rate: float | None = None,
     ) -> RefirePage | None:
         """Enqueue the stale items (forced: all eligible ones) among the next rows beyond `after`.
 
+        Where there are any, at most `rate` items a second are embedded from then on, if it is given.
         None when a user's transaction holds one of them: nothing was enqueued, try again.
         """
         row = await self._row_briefly(
-            "refire_page", source=source, predicate=predicate, force=force, after=after, limit=limit
+            "refire_page", source=source, predicate=predicate, force=force, after=after, limit=limit, rate=rate
         )
-        return RefirePage(**row) if row else None
+        return RefirePage(row["last_key"], row["scanned"], row["enqueued"]) if row else None
 
     async def refire_keys(self, source: str, item_keys: Sequence[str], *, force: bool) -> int | None:
         """Enqueue those of the items that are stale (forced: all that are eligible); returns how many.

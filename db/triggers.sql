@@ -1929,9 +1929,14 @@ BEGIN
       CASE o.attempts WHEN 0 THEN least(o.due_at + p_quiet, o.queued_at + p_longest) ELSE o.due_at END) - moment)
     INTO wait_seconds FROM evervec.outbox o WHERE o.source = p_source AND o.state = 'pending';
     IF wait_seconds IS NULL AND rate IS NOT NULL AND NOT s.filling THEN
-      -- watch() may hold the row: whoever comes next clears it.
-      UPDATE evervec.source AS f SET rate = NULL
-      WHERE f.name = (SELECT n.name FROM evervec.source n WHERE n.name = p_source FOR NO KEY UPDATE SKIP LOCKED);
+      -- watch() may hold the row: whoever comes next clears it. A backfill sets its rate in the transaction that enqueues its
+      -- first page: who holds the row sees both or neither.
+      PERFORM FROM evervec.source n WHERE n.name = p_source FOR NO KEY UPDATE SKIP LOCKED;
+      IF FOUND THEN
+        UPDATE evervec.source AS f SET rate = NULL
+        WHERE f.name = p_source
+          AND NOT EXISTS (SELECT FROM evervec.outbox o WHERE o.source = p_source AND o.state = 'pending');
+      END IF;
     END IF;
   END IF;
 END $$;

@@ -61,11 +61,10 @@ async def refire(
     after: str | None = None
     while True:
         page = await _when_unlocked(
-            partial(sources.refire_page, source, predicate, force=force, after=after, limit=PAGE_SIZE)
+            partial(sources.refire_page, source, predicate, force=force, after=after, limit=PAGE_SIZE, rate=rate)
         )
-        if rate is not None and page.enqueued and not progress.enqueued:
-            # Not before something waits: the limit is lifted when nothing does.
-            await sources.throttle(source, rate)
+        if page.enqueued:
+            rate = None  # it is set: whoever changes it meanwhile is right
         progress, after = progress.plus(page), page.last_key
         yield progress
         if page.scanned < PAGE_SIZE:

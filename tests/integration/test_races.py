@@ -305,6 +305,23 @@ async def test_what_no_trigger_saw_while_a_page_of_a_first_fill_was_read_is_foun
     await lab.assert_ends_true()
 
 
+async def test_a_rate_that_comes_as_a_sweep_ends_is_kept(lab: Lab) -> None:
+    sweep, user = await lab.session(), await lab.session()
+    await lab.observer.run("SELECT evervec.throttle('items', 50)")
+    lifts = "      PERFORM FROM evervec.source"
+    await lab.rewrite("sweep_page", (lifts, f"      PERFORM public.pause();\n{lifts}"))
+    await lab.close_gate()
+    page = lab.start(sweep.run("SELECT * FROM evervec.sweep_page('items', NULL, 10, '0', '0')"))
+    await lab.waits(sweep)
+    await user.run("SELECT evervec.throttle('items', 10), evervec.refire_page('items', 'true', true, NULL, 10)")
+    await lab.open_gate()
+    await page
+    assert await lab.observer.value("SELECT rate FROM evervec.source") == 10
+    await lab.drain()
+    await lab.observer.run("SELECT * FROM evervec.sweep_page('items', NULL, 10, '0', '0')")
+    assert await lab.observer.value("SELECT rate FROM evervec.source") is None
+
+
 async def test_a_failure_is_not_counted_while_the_item_is_edited(lab: Lab) -> None:
     worker, user = await lab.worker(), await lab.session()
     await lab.edit("B")

@@ -57,6 +57,14 @@ async def test_a_rate_is_the_sources_until_another_is_given(lab: Lab) -> None:
     assert (await lab.sources.get("items")).rate is None
 
 
+async def test_a_rate_comes_with_what_it_is_for(lab: Lab) -> None:
+    """In one transaction: what is no rate enqueues nothing."""
+    with pytest.raises(DatabaseError, match="a rate is a number of items a second above 0, not -1"):
+        async for _ in refire(lab.sources, "items", rate=-1):
+            pass
+    assert await lab.value("SELECT count(*) FROM evervec.outbox") == 0
+
+
 async def test_a_predicate_that_does_not_parse_is_one_clear_error(lab: Lab) -> None:
     with pytest.raises(DatabaseError, match="the predicate can't be evaluated"):
         await check_predicate(lab.sources, "items", "id <")

@@ -115,11 +115,21 @@ def explanations(using: str, source: str, keys: Sequence[str]) -> dict[str, Expl
     return {row["item_key"]: Explanation(**row) for row in rows}
 
 
-def refire_page(using: str, source: str, *, force: bool, after: str | None, limit: int) -> Page:
-    """Enqueue what is stale (forced: all that is eligible) among the next rows in the order of their keys."""
-    statement = "SELECT last_key, scanned, enqueued FROM evervec.refire_page(%s, NULL, %s, %s, %s)"
-    [row] = _rows(using, statement, [source, force, after, limit])
-    return Page(**row)
+def refire_page(
+    using: str, source: str, *, force: bool, after: str | None, limit: int, rate: float | None = None
+) -> Page:
+    """Enqueue what is stale (forced: all that is eligible) among the next rows in the order of their keys.
+
+    Where there is something, bulk work embeds at most `rate` items a second from then on, if it is given.
+    """
+    # In one transaction: earlier the rate would be lifted, since nothing waits yet, and later a sweep may have begun.
+    statement = (
+        "SELECT last_key, scanned, enqueued, "
+        "CASE WHEN %s::real IS NOT NULL AND enqueued > 0 THEN evervec.throttle(%s, %s::real) END AS throttled "
+        "FROM evervec.refire_page(%s, NULL, %s, %s, %s)"
+    )
+    [row] = _rows(using, statement, [rate, source, rate, source, force, after, limit])
+    return Page(row["last_key"], row["scanned"], row["enqueued"])
 
 
 def refire(using: str, source: str, keys: Sequence[str], *, force: bool) -> int:
@@ -135,11 +145,6 @@ def refire_selected(using: str, source: str, select: str, params: Sequence[Any],
 def retry_selected(using: str, source: str, select: str, params: Sequence[Any]) -> int:
     """Failed items back to pending, those whose keys a SELECT gives; returns how many."""
     return _number(using, f"SELECT evervec.retry(%s, ARRAY({select}))", [source, *params])
-
-
-def throttle(using: str, source: str, rate: float | None) -> None:
-    """Let bulk work embed at most so many items a second."""
-    _rows(using, "SELECT evervec.throttle(%s, %s)", [source, rate])
 
 
 def last_version(using: str) -> int:

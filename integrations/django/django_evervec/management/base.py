@@ -60,23 +60,23 @@ class EmbeddingCommand(BaseCommand):
         self.progress("")
 
     def refire_all(self, source: Source, using: str, *, force: bool, rate: float | None = None) -> int:
-        """Enqueue page by page; returns how many. A rate is set once something waits: it ends when nothing does."""
+        """Enqueue page by page; returns how many. A rate is set with the first of them: it ends when nothing waits."""
         after: str | None = None
         scanned = enqueued = 0
         while True:
-            page = self._when_unlocked(source, using, force, after)
-            if rate is not None and page.enqueued and not enqueued:
-                contract.throttle(using, source.name, rate)
+            page = self._when_unlocked(source, using, force, after, None if enqueued else rate)
             scanned, enqueued, after = scanned + page.scanned, enqueued + page.enqueued, page.last_key
             self.progress(f"{source.name}: {scanned} rows looked at, {enqueued} enqueued")
             if page.scanned < PAGE_SIZE:
                 self.progress_ends()
                 return enqueued
 
-    def _when_unlocked(self, source: Source, using: str, force: bool, after: str | None) -> contract.Page:
+    def _when_unlocked(
+        self, source: Source, using: str, force: bool, after: str | None, rate: float | None
+    ) -> contract.Page:
         while True:
             try:
-                return contract.refire_page(using, source.name, force=force, after=after, limit=PAGE_SIZE)
+                return contract.refire_page(using, source.name, force=force, after=after, limit=PAGE_SIZE, rate=rate)
             except OperationalError as error:
                 if getattr(error.__cause__, "sqlstate", None) != "55P03":  # lock_not_available
                     raise
