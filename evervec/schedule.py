@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from zlib import crc32
 
 from temporalio.client import (
     Client,
@@ -32,6 +33,11 @@ def schedule_id(instance: str) -> str:
     return f"embedding-sweeps/{instance}"
 
 
+def turn_of(instance: str) -> timedelta:
+    """How long after each multiple of `EVERY` an installation has its turn: not all of a server at once."""
+    return timedelta(seconds=crc32(instance.encode()) % round(EVERY.total_seconds()))
+
+
 async def ensure_schedule(client: Client, settings: Settings, instance: str, *, searchable: bool) -> None:
     """Make the schedule, or bring it up to date; one that somebody has paused stays paused.
 
@@ -48,7 +54,7 @@ async def ensure_schedule(client: Client, settings: Settings, instance: str, *, 
             execution_timeout=EVERY,
             static_summary="finds what was overlooked, and has it swept",
         ),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=EVERY)]),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=EVERY, offset=turn_of(instance))]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),
     )
 

@@ -22,7 +22,7 @@ THRESHOLD, MANY = 8, 20
 async def site(postgres: str, template_database: str, temporal_address: str) -> AsyncIterator[Site]:
     with fresh_database(postgres, template_database) as database:
         async with Site.open(database, temporal_address, sweep_threshold=THRESHOLD) as site, site.running():
-            # At each fifth minute it would find what a test hides from the triggers.
+            # Once in five minutes it would find what a test hides from the triggers.
             await (await site.safety_net()).pause()
             yield site
 

@@ -12,7 +12,7 @@ from db.connection import connect
 from db.listen import NotificationStream
 from db.outbox import Outbox
 from evervec.errors import ConfigurationError, ServiceUnreachableError
-from evervec.schedule import EVERY, schedule_id
+from evervec.schedule import EVERY, schedule_id, turn_of
 from listener import daemon, standby
 from listener.daemon import Listener, run_listener
 from listener.status import Role
@@ -103,7 +103,8 @@ async def test_the_safety_net_is_made_and_kept_up_to_date(lab: Lab) -> None:
         await lab.safety_net("another")
     net = await lab.client.get_schedule_handle(schedule_id(lab.instance)).describe()
     assert net.schedule.state.paused
-    assert net.schedule.spec.intervals[0].every == EVERY
+    [interval] = net.schedule.spec.intervals
+    assert (interval.every, interval.offset) == (EVERY, turn_of(lab.instance))
 
 
 async def test_a_server_without_schedules_is_told_of_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

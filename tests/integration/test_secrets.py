@@ -116,7 +116,7 @@ async def check_outcome(table: Table) -> None:
 
 async def check_histories(site: Site, vectors: list[list[float]], workflows: int) -> None:
     """Every event of every workflow in the namespace is free of texts and vectors."""
-    # The listener's schedule starts one of its own whenever a multiple of five minutes passes.
+    # The listener's schedule starts one of its own once in five minutes.
     ours = f"WorkflowType != '{SAFETY_NET_WORKFLOW}'"
 
     async def listed() -> bool:
