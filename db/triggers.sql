@@ -739,7 +739,7 @@ END $$;
 -- Lock tables against everybody for the rest of the transaction without ever keeping anybody waiting for long: whoever
 -- queues behind this request waits 100 ms at most, then gets a turn before the next try. An autovacuum gives way to who has
 -- waited for deadlock_timeout, which is longer: it is made to by a lock that nobody who reads or writes waits for.
-CREATE OR REPLACE FUNCTION evervec.lock_briefly(VARIADIC p_relations regclass[]) RETURNS void
+CREATE OR REPLACE FUNCTION evervec.lock_briefly(p_relations regclass[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   tables   text := (SELECT string_agg(DISTINCT relation::text, ', ') FROM unnest(p_relations) AS relation);
@@ -1149,7 +1149,7 @@ BEGIN
   target := evervec.check_target(s, overwrite);
 
   PERFORM evervec.lock_source(s.name);
-  PERFORM evervec.lock_briefly(s.relation, target);
+  PERFORM evervec.lock_briefly(ARRAY[s.relation, target]);
   SELECT * INTO former FROM evervec.source AS o WHERE o.name = s.name;
   IF former.name IS NOT NULL THEN
     s.id := former.id;
@@ -1350,7 +1350,7 @@ BEGIN
   PERFORM evervec.take_turn(s.relation);
   PERFORM evervec.lock_source(s.name);
   IF EXISTS (SELECT FROM pg_class WHERE oid = s.relation) THEN
-    PERFORM evervec.lock_briefly(s.relation);
+    PERFORM evervec.lock_briefly(ARRAY[s.relation]);
   END IF;
   PERFORM evervec.drop_triggers(s);
   EXECUTE format('DROP FUNCTION IF EXISTS evervec.row_%1$s(), evervec.touch_%1$s(), evervec.edit_%1$s(), '
@@ -2557,7 +2557,7 @@ BEGIN
   -- Sources that an earlier version of this file watches get this version's trigger functions.
   PERFORM evervec.make_trigger_functions(s) FROM evervec.source s WHERE EXISTS (SELECT FROM pg_class WHERE oid = s.relation);
   -- And its triggers, which takes the table for a moment, where they are not these functions' already.
-  PERFORM evervec.lock_briefly(s.relation), evervec.make_triggers(s) FROM evervec.source s
+  PERFORM evervec.lock_briefly(ARRAY[s.relation]), evervec.make_triggers(s) FROM evervec.source s
   WHERE EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
                 WHERE t.tgrelid = s.relation AND t.tgname = 'evervec_touch_' || s.id AND p.proname <>
                   CASE WHEN evervec.looks_at_rows(s.relation) THEN 'touch_' ELSE 'edit_' END || s.id);
